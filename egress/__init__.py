@@ -1,0 +1,1 @@
+"""The proxy: it sees traffic and asks for payments, and holds no key."""

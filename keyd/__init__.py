@@ -1,0 +1,1 @@
+"""The daemon that holds the keys: it decides, records and signs, and has no network."""

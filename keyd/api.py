@@ -1,0 +1,294 @@
+"""The socket contract of keyd, version 1: what egress, bridge and keyctl may say to it, and what it answers.
+
+HTTP/1.1 with JSON bodies on a Unix socket. Every message is parsed into one of these types at the edge
+or refused as a whole (`request_malformed`); nothing inside keyd handles a dict from outside, except the
+raw offers, which must be echoed to the seller verbatim.
+
+Units: USD amounts are decimal strings with at most six places ("0.05"); token amounts are atomic units as
+decimal strings; times are Unix seconds, UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+API_VERSION: Final = 1
+
+MAX_BODY: Final = 512 * 1024
+"""Bytes of one request body. Sixteen offers of 16 KiB fit; anything larger is not a payment request."""
+MAX_OFFERS: Final = 32
+"""Offers looked at in one 402. The most seen in the field is eight; the rest are ignored, not refused."""
+DEFAULT_SOCKET: Final = "/run/osmoda/keyd.sock"
+
+Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
+"""Wallet label; doubles as a file name, so no slash, no leading dot, lower case."""
+Text = Annotated[str, StringConstraints(max_length=2048)]
+
+
+class Role(StrEnum):
+    """What a peer may do; keyd maps kernel credentials (SO_PEERCRED) to roles in its configuration."""
+
+    EGRESS = "egress"
+    ADMIN = "admin"
+    AGENT = "agent"
+    RECONCILER = "reconciler"
+
+
+class Endpoint(NamedTuple):
+    method: str
+    path: str
+    roles: frozenset[Role]
+
+
+_EVERYONE = frozenset(Role)
+ENDPOINTS: Final[Mapping[str, Endpoint]] = {
+    "health": Endpoint("GET", "/health", _EVERYONE),
+    "sign": Endpoint("POST", "/x402/sign", frozenset({Role.EGRESS})),
+    "outcome": Endpoint("POST", "/x402/outcome", frozenset({Role.EGRESS})),
+    "policy": Endpoint("GET", "/x402/policy", frozenset({Role.EGRESS, Role.ADMIN, Role.AGENT})),
+    "wallet_create": Endpoint("POST", "/wallet/create", frozenset({Role.ADMIN})),
+    "wallet_import": Endpoint("POST", "/wallet/import", frozenset({Role.ADMIN})),
+    "wallet_list": Endpoint("GET", "/wallet/list", frozenset({Role.ADMIN})),
+    "ledger_entries": Endpoint("GET", "/ledger/entries", frozenset({Role.ADMIN})),
+    "ledger_head": Endpoint("GET", "/ledger/head", frozenset({Role.ADMIN, Role.RECONCILER})),
+    "ledger_verify": Endpoint("POST", "/ledger/verify", frozenset({Role.ADMIN})),
+}
+"""Every endpoint and who may call it. A role that is not named is refused with `role_insufficient`."""
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Origin(Message):
+    """The origin egress really connected to, over TLS with a verified certificate when `https`."""
+
+    scheme: Literal["http", "https"]
+    host: Annotated[str, StringConstraints(pattern=r"^[a-z0-9._:-]{1,253}$")]
+    """Lower-case DNS name (A-labels) or IP literal without brackets."""
+    port: Annotated[int, Field(ge=1, le=65535)]
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = {"http": 80, "https": 443}[self.scheme]
+        return f"{self.scheme}://{host}" + ("" if self.port == default else f":{self.port}")
+
+
+class Caller(Message):
+    """The program behind a request, as far as the kernel told egress."""
+
+    uid: Annotated[int, Field(ge=0)]
+    pid: Annotated[int, Field(ge=1)] | None = None
+    unit: Text | None = None
+
+    def __str__(self) -> str:
+        return f"uid:{self.uid}"
+
+
+class SignRequest(Message):
+    """`POST /x402/sign`, full form: a 402 was received, may it be paid?
+
+    `fingerprint` identifies the request that would be repeated: SHA-256 over method, URL and body
+    (`egress.fingerprint`). `intent` is the application's own key (`X-402-Intent`), which separates
+    requests that are otherwise the same. `offers` are the entries of `accepts`, as received.
+    """
+
+    origin: Origin
+    method: Annotated[str, StringConstraints(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}$")]
+    path: Annotated[str, StringConstraints(max_length=2048)]
+    """Path of the request without its query, for the record; egress clips it."""
+    fingerprint: Hex32
+    intent: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
+    caller: Caller | None = None
+    x402_version: Literal[1, 2]
+    offers: Annotated[list[Any], Field(min_length=1, max_length=MAX_OFFERS)]
+    resource_url: Text | None = None
+    """`resource.url` as the seller stated it: recorded and compared, never what policy judges."""
+    wallet_id: Label | None = None
+
+
+class FlatSignRequest(Message):
+    """`POST /x402/sign`, osModa's flat form."""
+
+    domain: Annotated[str, StringConstraints(pattern=r"^[a-z0-9._-]{1,253}$")]
+    amount_usd: Annotated[str, StringConstraints(max_length=40)]
+    asset: Annotated[str, StringConstraints(max_length=64)]
+    chain: Annotated[str, StringConstraints(max_length=64)]
+    pay_to: Annotated[str, StringConstraints(max_length=64)]
+    expiry: int
+    wallet_id: Label | None = None
+
+
+class Authorization(Message):
+    """EIP-3009 `transferWithAuthorization` parameters, spelled as the x402 `exact` EVM payload spells them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, populate_by_name=True)
+
+    from_: Annotated[str, Field(alias="from")]
+    to: str
+    value: str
+    valid_after: Annotated[str, Field(alias="validAfter")]
+    valid_before: Annotated[str, Field(alias="validBefore")]
+    nonce: str
+
+
+class ExactPayload(Message):
+    """`payload` of the `exact` scheme on EVM (x402 specs/schemes/exact/scheme_exact_evm.md)."""
+
+    signature: str
+    authorization: Authorization
+
+    def __repr__(self) -> str:  # the signature is a bearer instrument until it is settled
+        return f"ExactPayload(signature=…, authorization={self.authorization!r})"
+
+    __str__ = __repr__
+
+
+class SignReply(Message):
+    """A signed payment. Its ledger entry was durable before the signature existed."""
+
+    payment_id: str
+    accepted: int
+    """Index into `offers` of the one that is paid."""
+    payload: ExactPayload
+    valid_before: int
+    wallet_address: str
+    signature: str
+    """The same as `payload.signature`; osModa's flat form reads it here."""
+    signed_at: int
+    repeat: bool
+    """True: this authorization was signed before for the same request, and cannot cost twice."""
+    amount: str
+    """In whole tokens, for people: "0.001"."""
+    amount_usd: str
+    asset: str
+    """Symbol from keyd's own table."""
+    network: str
+
+    def __repr__(self) -> str:
+        return f"SignReply(payment_id={self.payment_id!r}, accepted={self.accepted}, signature=…)"
+
+    __str__ = __repr__
+
+
+class Refusal(Message):
+    """403 (or 4xx/5xx): what was refused, why, and the way out. `code` is from `keyd.reasons`."""
+
+    code: str
+    detail: str
+    hint: str
+
+
+class OutcomeReport(Message):
+    """`POST /x402/outcome`: the facts egress saw after it sent a payment. keyd, not egress, names the state."""
+
+    payment_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+    http_status: Annotated[int, Field(ge=100, le=999)] | None = None
+    """Status of the answer to the paid request; None if there was none."""
+    settlement: dict[str, Any] | None = None
+    """The decoded SettlementResponse (PAYMENT-RESPONSE or X-PAYMENT-RESPONSE), as received."""
+    failure: Literal["connection", "timeout", "not_sent"] | None = None
+    """Why there was no answer. `not_sent`: the payment never left egress."""
+
+
+class OutcomeReply(Message):
+    payment_id: str
+    state: Literal["signed", "settled", "refused", "unknown", "released"]
+
+
+class DomainSpend(Message):
+    domain: str
+    usd: str
+    calls: int
+
+
+class PolicyView(Message):
+    """`GET /x402/policy`: what is in force and what was spent. All USD figures are decimal strings."""
+
+    enabled: bool
+    allowed_domains: list[str]
+    networks: list[str]
+    assets: list[str]
+    """Payable tokens as `SYMBOL@network`."""
+    max_payment: str
+    daily_budget: str
+    spent_today: str
+    left_today: str
+    day: str
+    """The UTC day the budget counts, YYYY-MM-DD; it never goes backwards."""
+    by_domain: list[DomainSpend]
+    wallet: str | None
+    """Address of the default wallet, if it exists."""
+    default_wallet_label: str
+
+
+class WalletCreate(Message):
+    label: Label
+
+
+class WalletImport(Message):
+    label: Label
+    private_key: Annotated[str, StringConstraints(max_length=70)]
+    """32 bytes in hex, with or without 0x."""
+
+    def __repr__(self) -> str:
+        return f"WalletImport(label={self.label!r}, private_key=…)"
+
+    __str__ = __repr__
+
+
+class Wallet(Message):
+    label: str
+    address: str
+    """EIP-55 checksummed."""
+    created_at: int
+    default: bool
+
+
+class WalletList(Message):
+    wallets: list[Wallet]
+
+
+class LedgerEntry(Message):
+    seq: int
+    ts: str
+    type: str
+    actor: str
+    data: dict[str, Any]
+    hash: Hex32
+
+
+class LedgerEntries(Message):
+    """`GET /ledger/entries?limit=N[&after=SEQ]`: without `after` the newest N; always oldest first."""
+
+    entries: list[LedgerEntry]
+
+
+class LedgerHead(Message):
+    seq: int
+    """Number of entries; 0 for an empty ledger."""
+    hash: Hex32
+
+
+class LedgerVerdict(Message):
+    """`POST /ledger/verify`: chain and projection, checked from the first entry."""
+
+    ok: bool
+    entries: int
+    head: Hex32
+    problems: list[str]
+    """In words, first problem first; empty when ok."""
+
+
+class Health(Message):
+    status: Literal["ok", "degraded"]
+    api_version: int
+    version: str
+    ledger_entries: int
+    problems: list[str]
+    """Why no payment can be made now: no wallet, ledger not writable, x402 disabled."""

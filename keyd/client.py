@@ -1,0 +1,117 @@
+"""Client of keyd's socket: used by egress, the bridge and keyctl."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+from pydantic import BaseModel, ValidationError
+
+from keyd import api
+
+
+class KeydUnreachable(Exception):
+    """Nobody answers on the socket (OSError text inside). Nothing was decided."""
+
+
+class KeydRefused(Exception):
+    """keyd answered with a reason code."""
+
+    def __init__(self, status: int, refusal: api.Refusal) -> None:
+        super().__init__(f"{refusal.code}: {refusal.detail}")
+        self.status = status
+        self.refusal = refusal
+
+
+class KeydProtocolError(Exception):
+    """keyd answered something that is not of this contract."""
+
+
+class KeydClient:
+    """One pool of connections to keyd. Use as `async with KeydClient(path) as keyd:`."""
+
+    def __init__(self, socket: str, *, timeout_s: float = 10.0) -> None:
+        self.socket = socket
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def sign(self, request: api.SignRequest) -> api.SignReply:
+        return await self._call("sign", api.SignReply, request)
+
+    async def outcome(self, report: api.OutcomeReport) -> api.OutcomeReply:
+        return await self._call("outcome", api.OutcomeReply, report)
+
+    async def policy(self) -> api.PolicyView:
+        return await self._call("policy", api.PolicyView)
+
+    async def health(self) -> api.Health:
+        return await self._call("health", api.Health)
+
+    async def wallet_create(self, request: api.WalletCreate) -> api.Wallet:
+        return await self._call("wallet_create", api.Wallet, request)
+
+    async def wallet_import(self, request: api.WalletImport) -> api.Wallet:
+        return await self._call("wallet_import", api.Wallet, request)
+
+    async def wallet_list(self) -> api.WalletList:
+        return await self._call("wallet_list", api.WalletList)
+
+    async def ledger_entries(self, *, limit: int, after: int | None = None) -> api.LedgerEntries:
+        query = {"limit": str(limit)} | ({} if after is None else {"after": str(after)})
+        return await self._call("ledger_entries", api.LedgerEntries, query=query)
+
+    async def ledger_head(self) -> api.LedgerHead:
+        return await self._call("ledger_head", api.LedgerHead)
+
+    async def ledger_verify(self) -> api.LedgerVerdict:
+        """Reads the whole ledger: give the client a `timeout_s` to match."""
+        return await self._call("ledger_verify", api.LedgerVerdict)
+
+    async def _call[Reply: BaseModel](
+        self,
+        name: str,
+        reply: type[Reply],
+        message: BaseModel | None = None,
+        query: dict[str, str] | None = None,
+    ) -> Reply:
+        """Raises KeydUnreachable, KeydRefused, KeydProtocolError. Never retries: the caller knows if it may."""
+        endpoint = api.ENDPOINTS[name]
+        body = None if message is None else message.model_dump_json(by_alias=True, exclude_none=True).encode()
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(self.socket, limit=0), timeout=self._timeout
+            )
+        try:
+            async with self._session.request(
+                endpoint.method,
+                f"http://keyd{endpoint.path}",
+                params=query,
+                data=body,
+                headers={"Content-Type": "application/json"} if body else None,
+            ) as response:
+                status, answer = response.status, await response.read()
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+            raise KeydUnreachable(f"{self.socket}: {error or type(error).__name__}") from error
+        try:
+            if status != 200:
+                raise KeydRefused(status, api.Refusal.model_validate_json(answer))
+            return reply.model_validate_json(answer)
+        except ValidationError as error:
+            raise KeydProtocolError(
+                f"{endpoint.method} {endpoint.path}: unexpected answer ({status})"
+            ) from error

@@ -1,0 +1,232 @@
+"""The one registry of reason codes: why something was refused, and what to do about it.
+
+keyd, egress, the ledger, keyctl and the documentation quote the same code from here.
+`docs/reasons.md` is generated from this table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a code means, and the way out."""
+
+    summary: str
+    remedy: str
+
+
+class Reason(StrEnum):
+    """A stable code. Codes are added, never renamed: logs and ledgers quote them."""
+
+    # keyd: the whole request
+    X402_DISABLED = "x402_disabled"
+    DOMAIN_NOT_ALLOWED = "domain_not_allowed"
+    INTENT_OPEN_TERMS_CHANGED = "intent_open_terms_changed"
+    INTENT_UNRESOLVED = "intent_unresolved"
+    BUDGET_DAILY = "budget_daily"
+    WALLET_MISSING = "wallet_missing"
+    WALLET_UNREADABLE = "wallet_unreadable"
+    LEDGER_UNAVAILABLE = "ledger_unavailable"
+    # keyd: one offer
+    OFFER_MALFORMED = "offer_malformed"
+    SCHEME_UNSUPPORTED = "scheme_unsupported"
+    NETWORK_UNKNOWN = "network_unknown"
+    NETWORK_NOT_ALLOWED = "network_not_allowed"
+    ASSET_UNKNOWN = "asset_unknown"
+    ASSET_MISMATCH = "asset_mismatch"
+    TRANSFER_METHOD_UNSUPPORTED = "transfer_method_unsupported"
+    PAYMENT_FLOW_UNSUPPORTED = "payment_flow_unsupported"
+    AMOUNT_INVALID = "amount_invalid"
+    PAY_TO_INVALID = "pay_to_invalid"
+    TIMEOUT_INVALID = "timeout_invalid"
+    CAP_PER_PAYMENT = "cap_per_payment"
+    # keyd: who asks, and how
+    PEER_UNKNOWN = "peer_unknown"
+    ROLE_INSUFFICIENT = "role_insufficient"
+    REQUEST_MALFORMED = "request_malformed"
+    PAYMENT_UNKNOWN = "payment_unknown"
+    WALLET_EXISTS = "wallet_exists"
+    INTERNAL = "internal"
+    # egress
+    KEYD_UNREACHABLE = "keyd_unreachable"
+    KEYD_ERROR = "keyd_error"
+    EGRESS_DISABLED = "egress_disabled"
+    TERMS_MISSING = "terms_missing"
+    TERMS_TOO_LARGE = "terms_too_large"
+    BODY_TOO_LARGE = "body_too_large"
+    HOST_UNVERIFIED = "host_unverified"
+    OWN_PAYMENT = "own_payment"
+    ALREADY_PAID = "already_paid"
+    CLIENT_GONE = "client_gone"
+    DESTINATION_PRIVATE = "destination_private"
+
+    @property
+    def explanation(self) -> Explanation:
+        return _EXPLANATIONS[self]
+
+    @property
+    def hint(self) -> str:
+        return self.explanation.remedy
+
+
+_EXPLANATIONS: dict[Reason, Explanation] = {
+    Reason.X402_DISABLED: Explanation(
+        "Payments are switched off in keyd.",
+        "Set `enable = true` under [x402] in keyd.toml and restart osmoda-keyd.",
+    ),
+    Reason.DOMAIN_NOT_ALLOWED: Explanation(
+        "The host that asked for money is not on the list of domains that may be paid.",
+        "If you trust it, add it to `allowed_domains` under [x402] in keyd.toml: `api.example.com`, "
+        "`*.example.com`, or `http://host:port` for plain http.",
+    ),
+    Reason.INTENT_OPEN_TERMS_CHANGED: Explanation(
+        "This request was already paid for and the outcome is open, but the server now asks for other terms.",
+        "Wait until the first payment has expired (`keyctl ledger tail` shows valid_before), then try again. "
+        "A second payment for the same request is never made while the first can still be settled.",
+    ),
+    Reason.INTENT_UNRESOLVED: Explanation(
+        "An earlier payment for the same request has just expired and may still turn out to be settled.",
+        "Try again in two minutes; the request then counts as a new purchase.",
+    ),
+    Reason.BUDGET_DAILY: Explanation(
+        "The payment would exceed today's budget.",
+        "Wait until the next UTC day, or raise `daily_budget_usd` in keyd.toml. `keyctl x402 policy` shows what was spent.",
+    ),
+    Reason.WALLET_MISSING: Explanation(
+        "There is no wallet with the label that should pay.",
+        "Create one with `keyctl wallet create LABEL` or `keyctl wallet import LABEL --key-file FILE`, "
+        "and name it in `default_wallet_label`.",
+    ),
+    Reason.WALLET_UNREADABLE: Explanation(
+        "The wallet file cannot be decrypted: it was changed, swapped, or belongs to another key-encryption key.",
+        "Restore the wallet file and the key-encryption key from the same backup.",
+    ),
+    Reason.LEDGER_UNAVAILABLE: Explanation(
+        "The ledger cannot be written, so nothing is signed.",
+        "Free disk space or mend the file system under keyd's state_dir, then restart osmoda-keyd.",
+    ),
+    Reason.OFFER_MALFORMED: Explanation(
+        "The server's offer is not a valid PaymentRequirements object.",
+        "Nothing to do here: report it to the seller. `keyctl ledger tail --json` shows what was received.",
+    ),
+    Reason.SCHEME_UNSUPPORTED: Explanation(
+        "The server asks for a payment scheme other than `exact`.",
+        "Only `exact` is paid; ask the seller to offer it.",
+    ),
+    Reason.NETWORK_UNKNOWN: Explanation(
+        "The offer names a network that keyd does not know.",
+        "Add a token of this network under [[assets]] in keyd.toml, if it is an EVM network you trust.",
+    ),
+    Reason.NETWORK_NOT_ALLOWED: Explanation(
+        "The offer's network is known but not on the list of networks to pay on.",
+        "Add its CAIP-2 id (for example `eip155:8453`) to `networks` under [x402] in keyd.toml.",
+    ),
+    Reason.ASSET_UNKNOWN: Explanation(
+        "The offer's token is not in keyd's own asset table.",
+        "If you trust the token, add it under [[assets]] in keyd.toml with its address, decimals and USD value.",
+    ),
+    Reason.ASSET_MISMATCH: Explanation(
+        "The offer states another EIP-712 name or version for a token than keyd's table: it could never settle.",
+        "Report it to the seller. If the table is wrong for this token, correct it under [[assets]].",
+    ),
+    Reason.TRANSFER_METHOD_UNSUPPORTED: Explanation(
+        "The offer asks for Permit2 or another transfer method than EIP-3009.",
+        "These methods need allowances and are not supported; ask the seller for an EIP-3009 token.",
+    ),
+    Reason.PAYMENT_FLOW_UNSUPPORTED: Explanation(
+        "The offer asks to settle before the work is done (upfront or escrow).",
+        "Only the authorization flow is paid; ask the seller to offer it.",
+    ),
+    Reason.AMOUNT_INVALID: Explanation(
+        "The offer's amount is not a positive decimal integer of atomic units below 2^256.",
+        "Nothing to do here: report it to the seller.",
+    ),
+    Reason.PAY_TO_INVALID: Explanation(
+        "The recipient is not a sound address: zero, the token itself, our own wallet, or a bad checksum.",
+        "Nothing to do here: report it to the seller.",
+    ),
+    Reason.TIMEOUT_INVALID: Explanation(
+        "maxTimeoutSeconds is zero, negative or not an integer.",
+        "Nothing to do here: report it to the seller.",
+    ),
+    Reason.CAP_PER_PAYMENT: Explanation(
+        "The cheapest acceptable offer costs more than a single payment may.",
+        "If the price is right, raise `max_payment_usd` under [x402] in keyd.toml.",
+    ),
+    Reason.PEER_UNKNOWN: Explanation(
+        "The user that connected to keyd's socket has no role.",
+        "Add the user to one of the lists under [peers] in keyd.toml, if it should have one.",
+    ),
+    Reason.ROLE_INSUFFICIENT: Explanation(
+        "The user that connected to keyd's socket has no role that may do this.",
+        "Use an account with the role that the message names, or change [peers] in keyd.toml.",
+    ),
+    Reason.REQUEST_MALFORMED: Explanation(
+        "The request does not have the form that docs/keyd-protocol.md gives.",
+        "Correct the field that the message names.",
+    ),
+    Reason.PAYMENT_UNKNOWN: Explanation(
+        "There is no payment with this id.",
+        "`keyctl ledger tail` lists the payments that were made.",
+    ),
+    Reason.WALLET_EXISTS: Explanation(
+        "A wallet with this label exists already, and is never overwritten.",
+        "Choose another label; `keyctl wallet list` shows those in use.",
+    ),
+    Reason.INTERNAL: Explanation(
+        "keyd met a fault of its own and did not pay.",
+        "Look at its log (`journalctl -u osmoda-keyd`) and report it as a bug.",
+    ),
+    Reason.KEYD_UNREACHABLE: Explanation(
+        "egress cannot reach keyd, so nothing is paid; other traffic goes on.",
+        "Start osmoda-keyd, and compare `keyd_socket` in egress.toml with `socket` in keyd.toml.",
+    ),
+    Reason.KEYD_ERROR: Explanation(
+        "keyd answered something egress does not understand, so nothing is paid.",
+        "Check that keyd and egress have the same version; look at keyd's log.",
+    ),
+    Reason.EGRESS_DISABLED: Explanation(
+        "Payments are switched off in egress (`enable = false` or `max_retries = 0`).",
+        "Set both under [x402] in egress.toml and restart osmoda-egress.",
+    ),
+    Reason.TERMS_MISSING: Explanation(
+        "The server answered 402 without payment terms that can be read.",
+        "It may use another payment system, or send the terms to its own clients only; nothing was paid.",
+    ),
+    Reason.TERMS_TOO_LARGE: Explanation(
+        "The 402 answer is larger than egress is willing to hold.",
+        "Nothing to do here: the answer was passed on unpaid.",
+    ),
+    Reason.BODY_TOO_LARGE: Explanation(
+        "The request's body was too large to keep, so the request cannot be repeated with a payment.",
+        "Raise `max_request_body` in egress.toml, or send a smaller body.",
+    ),
+    Reason.HOST_UNVERIFIED: Explanation(
+        "The host that was connected to is not the one that was named, so it is unclear who would be paid.",
+        "Send the request with the same host in CONNECT, in TLS (SNI) and in the URL.",
+    ),
+    Reason.OWN_PAYMENT: Explanation(
+        "The program sent a payment of its own, and the server refused it.",
+        "egress stays out of payments that a program makes itself.",
+    ),
+    Reason.ALREADY_PAID: Explanation(
+        "The server answered 402 again after the payment was sent.",
+        "It is never paid twice for one request. `keyctl ledger tail` shows the payment; its money stays counted as spent.",
+    ),
+    Reason.CLIENT_GONE: Explanation(
+        "The program hung up while the payment was prepared; it was not sent.",
+        "Nothing to do here; the same request gets the same payment again.",
+    ),
+    Reason.DESTINATION_PRIVATE: Explanation(
+        "The host's address is private, loopback or link-local, and egress does not go there.",
+        "If the program should reach it, add it to `allow_private` in egress.toml.",
+    ),
+}
+
+
+def explain(code: str) -> Explanation | None:
+    """The explanation for `code`, or None if there is no such code."""
+    return _EXPLANATIONS.get(Reason(code)) if code in Reason.__members__.values() else None

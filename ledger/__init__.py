@@ -1,0 +1,1 @@
+"""The record: a hash-chained, append-only log. Standard library only."""
