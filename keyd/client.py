@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from types import TracebackType
 from typing import Self
 
@@ -105,7 +104,7 @@ class KeydClient:
                 headers={"Content-Type": "application/json"} if body else None,
             ) as response:
                 status, answer = response.status, await response.read()
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
             raise KeydUnreachable(f"{self.socket}: {error or type(error).__name__}") from error
         try:
             if status != 200:
