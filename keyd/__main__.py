@@ -1,0 +1,128 @@
+"""`osmoda-keyd --config FILE`: opens wallets and ledger, listens on the Unix socket, stops on SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final, NoReturn
+
+import structlog
+from aiohttp import web
+
+from keyd import config, kek, logs
+from keyd.configfile import ConfigError
+from keyd.keystore import Keystore
+from keyd.peer import Roles
+from keyd.process import forbid_dumps
+from keyd.server import Server
+from keyd.service import Service
+from keyd.strangers import Strangers
+from ledger.errors import LedgerError
+from ledger.log import Ledger
+
+EXIT_CONFIG: Final = 2
+_BACKLOG: Final = 128
+
+log = structlog.get_logger("keyd")
+
+
+def main() -> None:
+    """Exit code 2: the configuration, key or ledger cannot be used, and the message says what to do."""
+    parser = argparse.ArgumentParser(prog="osmoda-keyd", description=__doc__)
+    parser.add_argument("--config", type=Path, default=Path("/etc/osmoda/keyd.toml"), metavar="FILE")
+    parser.add_argument("--version", action="version", version=version("osmoda-x402"))
+    arguments = parser.parse_args()
+    forbid_dumps()
+    logs.configure()
+    try:
+        asyncio.run(serve(config.load(arguments.config)))
+    except (ConfigError, kek.KekError, LedgerError) as error:
+        fail(str(error), error.hint)
+    except OSError as error:
+        fail(
+            f"{error.filename or 'socket'}: {error.strerror}", "check the path's owner and mode in keyd.toml"
+        )
+
+
+def fail(message: str, hint: str) -> NoReturn:
+    print(f"osmoda-keyd: error: {message}\nosmoda-keyd: hint: {hint}", file=sys.stderr)
+    sys.exit(EXIT_CONFIG)
+
+
+async def serve(settings: config.Settings) -> None:
+    """Runs until SIGTERM or SIGINT. Raises ConfigError, KekError, LedgerError, OSError before it listens."""
+    roles = Roles.resolve(settings.peers)
+    key = kek.load(settings.kek_file, os.environ)
+    ledger = Ledger.open(settings.ledger_file, clock=clock_us)  # its lock keeps a second keyd out
+    try:
+        service = Service(
+            ledger=ledger,
+            wallets=Keystore(settings.wallet_dir, key, secrets.token_bytes),
+            policy=settings.policy(),
+            default_wallet=settings.x402.default_wallet_label,
+            entropy=secrets.token_bytes,
+        )
+        server = Server(service, roles, clock_us, settings.ledger_file, Strangers())
+        await service.record("keyd", "keyd.started", _started(settings))
+        runner = web.AppRunner(server.app, access_log=None, handle_signals=False, shutdown_timeout=10.0)
+        await runner.setup()
+        await web.SockSite(
+            runner, listen(settings.socket, int(settings.socket_mode, 8)), backlog=_BACKLOG
+        ).start()
+        log.info("keyd.ready", socket=str(settings.socket), problems=service.problems())
+        await _stop_signal()
+        log.info("keyd.stopping")
+        await runner.cleanup()  # no new requests; those in flight are answered
+        await service.record("keyd", "keyd.stopped", {})
+    finally:
+        ledger.close()
+
+
+def listen(path: Path, mode: int) -> socket.socket:
+    """A listening Unix socket; one that a dead keyd left behind is replaced (the ledger's lock says it is dead)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    previous = os.umask(0o177)  # nobody may connect before the mode is right
+    try:
+        listener.bind(str(path))
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        os.umask(previous)
+    path.chmod(mode)
+    return listener
+
+
+def clock_us() -> int:
+    """Unix time in microseconds."""
+    return time.time_ns() // 1000
+
+
+def _started(settings: config.Settings) -> dict[str, object]:
+    """What policy this run starts with: a changed configuration file is visible in the record."""
+    return {
+        "policy": settings.x402.model_dump(mode="json"),
+        "version": version("osmoda-x402"),
+    }
+
+
+async def _stop_signal() -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    await stop.wait()
+
+
+if __name__ == "__main__":
+    main()

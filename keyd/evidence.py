@@ -1,0 +1,78 @@
+"""What an answer to a paid request proves. Pure: facts from egress in, a state in words out.
+
+Nothing here frees budget: a signature that left can be settled until `validBefore`, whatever the server said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from keyd import api
+from keyd.assets import V1_NETWORKS
+
+State = Literal["settled", "refused", "unknown"]
+
+_TRANSACTION: Final = re.compile(r"0x[0-9a-fA-F]{64}", re.ASCII)
+_CLIP: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """What was signed, to hold a settlement response against."""
+
+    payer: str
+    network: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """`delivered` completes the intent: the application has its answer, the next request is a new purchase."""
+
+    state: State
+    delivered: bool
+    transaction: str | None
+    notes: tuple[str, ...]
+    """What contradicts what was signed, and reasons the server gave; escaped and clipped."""
+
+
+def weigh(signed: Signed, report: api.OutcomeReport) -> Evidence:
+    """Names the state of a payment from what egress saw (x402 specification, SettlementResponse)."""
+    status = report.http_status
+    delivered = status is not None and 200 <= status < 400
+    notes = [] if report.failure is None else [f"no answer: {report.failure}"]
+    if report.settlement is not None:
+        contradictions = _contradictions(signed, report.settlement)
+        if not contradictions:
+            return Evidence("settled", delivered, report.settlement["transaction"].lower(), tuple(notes))
+        notes += contradictions
+    refused = status is not None and 400 <= status < 500
+    return Evidence("refused" if refused else "unknown", delivered, None, tuple(notes))
+
+
+def _contradictions(signed: Signed, settlement: Mapping[str, Any]) -> list[str]:
+    """Why this response does not prove that exactly our payment was settled; empty if it does."""
+    found = []
+    if settlement.get("success") is not True:
+        reason = settlement.get("errorReason")
+        found.append("the server says it was not settled" + ("" if reason is None else f": {_quote(reason)}"))
+    transaction = settlement.get("transaction")
+    if not isinstance(transaction, str) or _TRANSACTION.fullmatch(transaction) is None:
+        found.append(f"transaction {_quote(transaction)} is not a transaction hash")
+    network = settlement.get("network")
+    if not isinstance(network, str) or V1_NETWORKS.get(network, network) != signed.network:
+        found.append(f"network {_quote(network)} is not {signed.network}")
+    payer = settlement.get("payer")
+    if payer is not None and str(payer).lower() != signed.payer.lower():
+        found.append(f"payer {_quote(payer)} is not our wallet")
+    amount = settlement.get("amount")
+    if amount not in (None, "") and str(amount) != str(signed.amount):
+        found.append(f"amount {_quote(amount)} is not {signed.amount}")
+    return found
+
+
+def _quote(value: object) -> str:
+    return ascii(str(value)[:_CLIP])

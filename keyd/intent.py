@@ -1,0 +1,132 @@
+"""What somebody wants to pay for, in keyd's own terms: parsed once from either form of `POST /x402/sign`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from keyd import api
+from keyd.assets import V1_NETWORKS, AssetTable
+from keyd.money import parse_token_amount
+from keyd.offers import PaymentRequirements, Unpayable
+from keyd.reasons import Reason
+
+
+class IntentError(ValueError):
+    """The request cannot be put into keyd's terms; the text says which field and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """One purchase that an application wants to make."""
+
+    origin: api.Origin
+    method: str
+    path: str
+    caller: str
+    """ "uid:1000", or "unknown"."""
+    fingerprint: str
+    """SHA-256 (hex) of the request that would be repeated, or of the flat form's fields."""
+    key: str | None
+    """The application's own X-402-Intent."""
+    x402_version: int
+    offers: tuple[PaymentRequirements | Unpayable, ...]
+    resource_url: str | None
+    wallet_id: str | None
+
+    @property
+    def domain(self) -> str:
+        """The host for budgets and the record: bare for https on port 443, else with scheme and port."""
+        return str(self.origin).removeprefix("https://") if self.origin.port == 443 else str(self.origin)
+
+    @property
+    def intent_key(self) -> str:
+        """One intent, one nonce: requests with the same key share one authorization while it is open."""
+        parts = [self.caller, str(self.origin), self.method, self.fingerprint, self.key]
+        return hashlib.sha256(b"osmoda-intent/v1\n" + json.dumps(parts).encode()).hexdigest()
+
+    def record(self) -> dict[str, Any]:
+        """What the ledger keeps of the question. The query of the URL is not in it: it may hold secrets."""
+        return {
+            "caller": self.caller,
+            "domain": self.domain,
+            "fingerprint": self.fingerprint,
+            "intent": self.key,
+            "method": self.method,
+            "offers": [_offer_record(offer) for offer in self.offers],
+            "path": self.path,
+            "resource_url": None if self.resource_url is None else self.resource_url.partition("?")[0][:512],
+            "x402_version": self.x402_version,
+        }
+
+
+def from_request(request: api.SignRequest) -> Intent:
+    """The full form. Every offer is read alone: one that is malformed stays in the list as such."""
+    return Intent(
+        origin=request.origin,
+        method=request.method,
+        path=request.path,
+        caller="unknown" if request.caller is None else str(request.caller),
+        fingerprint=request.fingerprint,
+        key=request.intent,
+        x402_version=request.x402_version,
+        offers=tuple(_read(i, entry, request.x402_version) for i, entry in enumerate(request.offers)),
+        resource_url=request.resource_url,
+        wallet_id=request.wallet_id,
+    )
+
+
+def from_flat(request: api.FlatSignRequest, assets: AssetTable, now_s: int) -> Intent:
+    """osModa's flat form, as one v2 offer. Raises IntentError.
+
+    `chain` is a v1 network name or a CAIP-2 id; `asset` a symbol or an address of keyd's table;
+    `amount_usd` is taken as whole tokens times their USD value, which must come out exactly.
+    """
+    network = V1_NETWORKS.get(request.chain, request.chain)
+    asset = assets.find(network, request.asset) or assets.by_symbol(network, request.asset)
+    if asset is None:
+        raise IntentError(f"asset {request.asset!r} on chain {request.chain!r} is not in keyd's table")
+    if asset.usd_per_token != 1_000_000:
+        raise IntentError(f"amount_usd can name an amount of {asset} only if one token counts as 1.00 USD")
+    try:
+        amount = parse_token_amount(request.amount_usd, asset.decimals)
+    except ValueError as error:
+        raise IntentError(f"amount_usd: {error}") from None
+    fields = request.model_dump_json().encode()
+    offer = PaymentRequirements(
+        index=0,
+        scheme="exact",
+        network=network,
+        amount=str(amount),
+        asset=asset.address,
+        pay_to=request.pay_to,
+        max_timeout_seconds=request.expiry - now_s,
+        extra={},
+    )
+    return Intent(
+        origin=api.Origin(scheme="https", host=request.domain, port=443),
+        method="GET",
+        path="/",
+        caller="unknown",
+        fingerprint=hashlib.sha256(b"osmoda-flat/v1\n" + fields).hexdigest(),
+        key=None,
+        x402_version=2,
+        offers=(offer,),
+        resource_url=None,
+        wallet_id=request.wallet_id,
+    )
+
+
+def _read(index: int, entry: object, version: Any) -> PaymentRequirements | Unpayable:
+    try:
+        return PaymentRequirements.from_json(index, entry, version)
+    except ValueError as error:
+        return Unpayable(Reason.OFFER_MALFORMED, f"offer {index}: {error}")
+
+
+def _offer_record(offer: PaymentRequirements | Unpayable) -> dict[str, Any]:
+    if isinstance(offer, Unpayable):
+        return {"malformed": offer.detail}
+    return offer.summary()

@@ -1,0 +1,19 @@
+"""What a process that holds keys does to itself at start."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+from typing import Final
+
+_PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
+
+
+def forbid_dumps() -> None:
+    """No core file, no /proc/PID/mem for others of the same user, new files private."""
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE) failed")

@@ -1,0 +1,51 @@
+"""`keyctl init`: makes what keyd needs before its first start. Safe to repeat; nothing is overwritten."""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+from keyd import kek
+from keyd.config import Settings
+from keyd.files import make_private_directory
+from ledger.errors import LedgerError
+from ledger.log import Ledger
+
+
+class SetupError(Exception):
+    """Something could not be made; `hint` is the way out."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+
+def initialise(settings: Settings) -> list[str]:
+    """Key-encryption key, state folder, ledger; what was done, a line each. Raises SetupError."""
+    try:
+        return [_key(settings), _folder(settings), _ledger(settings)]
+    except OSError as error:
+        hint = "run it as the user that keyd runs as, or as root; check the folder's owner and mode"
+        raise SetupError(f"{error.filename}: {error.strerror}", hint) from None
+    except LedgerError as error:
+        raise SetupError(str(error), error.hint) from None
+
+
+def _key(settings: Settings) -> str:
+    if settings.kek_file is None:
+        return "key-encryption key: from the systemd credential (kek_file is not set)"
+    made = kek.create(settings.kek_file, secrets.token_bytes(32))
+    return f"key-encryption key: {settings.kek_file} {'created' if made else 'exists'}"
+
+
+def _folder(settings: Settings) -> str:
+    made = make_private_directory(settings.state_dir)
+    make_private_directory(settings.wallet_dir)
+    return f"state folder: {settings.state_dir} {'created' if made else 'exists'}"
+
+
+def _ledger(settings: Settings) -> str:
+    if settings.ledger_file.exists():
+        return f"ledger: {settings.ledger_file} exists"
+    Ledger.open(settings.ledger_file, clock=lambda: time.time_ns() // 1000).close()
+    return f"ledger: {settings.ledger_file} created"
