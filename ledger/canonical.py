@@ -1,0 +1,74 @@
+"""Canonical JSON: one value, one sequence of bytes (RFC 8785, JSON Canonicalization Scheme).
+
+Of JSON's numbers only integers up to 2^53-1 exist here: money is integers, larger ones are decimal
+strings, and without floats the number formatting of RFC 8785 section 3.2.2.3 is that of plain integers.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final, NoReturn
+
+from ledger.errors import CanonicalError
+
+MAX_INTEGER: Final = 2**53 - 1
+"""The largest integer that every JSON reader keeps exact (RFC 8785 section 3.2.2.3, I-JSON RFC 7493)."""
+MAX_DEPTH: Final = 64
+"""Nesting of lists and objects. Offers come from strangers; `[[[[…` must end in an error, not in a
+RecursionError half way through a transaction."""
+
+
+def encode(value: object) -> bytes:
+    """The canonical bytes of `value`: str, bool, None, int, list, and dict with str keys.
+
+    Raises CanonicalError for anything else, also for tuples and bytes: a value that does not come back
+    as itself when the ledger is read does not go in.
+    """
+    text = json.dumps(_sorted(value, 0), ensure_ascii=False, separators=(",", ":"))
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise CanonicalError("a string holds a lone surrogate, which has no UTF-8 form") from error
+
+
+def decode(data: bytes) -> object:
+    """The value whose canonical bytes are `data`. Raises CanonicalError if they are not canonical.
+
+    Duplicate keys, white space, other escapes or orders are all refused by encoding again and comparing.
+    """
+    try:
+        value = json.loads(data.decode(), parse_float=_refuse_number, parse_constant=_refuse_number)
+    except (ValueError, RecursionError) as error:
+        raise CanonicalError("not JSON") from error
+    if encode(value) != data:
+        raise CanonicalError("not canonical JSON (RFC 8785)")
+    return value
+
+
+def _sorted(value: object, depth: int) -> object:
+    """`value` with the keys of every object in canonical order, and nothing in it that JSON would bend."""
+    if depth > MAX_DEPTH:
+        raise CanonicalError(f"nested deeper than {MAX_DEPTH} levels")
+    match value:
+        case None | bool() | str():
+            return value
+        case int():
+            if abs(value) > MAX_INTEGER:
+                raise CanonicalError("an integer is larger than 2^53-1: write it as a decimal string")
+            return value
+        case list():
+            return [_sorted(item, depth + 1) for item in value]
+        case dict():
+            return {key: _sorted(value[key], depth + 1) for key in sorted(value, key=_utf16_code_units)}
+    raise CanonicalError(f"a {type(value).__name__} has no canonical form")
+
+
+def _utf16_code_units(key: object) -> bytes:
+    """Sort key of RFC 8785 section 3.2.3. It differs from Python's order of strings beyond U+FFFF."""
+    if not isinstance(key, str):
+        raise CanonicalError(f"an object's key is a {type(key).__name__}, not a string")
+    return key.encode("utf-16-be", "surrogatepass")
+
+
+def _refuse_number(text: str) -> NoReturn:
+    raise CanonicalError("a number is not an integer")

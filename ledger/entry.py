@@ -1,0 +1,61 @@
+"""One entry of the ledger, and its canonical bytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from ledger import canonical
+from ledger.errors import CanonicalError, EntryRefused
+
+_EPOCH: Final = datetime(1970, 1, 1)  # naive: timestamp() writes the "Z"
+_TIMESTAMP: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A recorded fact. `seq` counts from 1 and is the only order; `ts` follows the clock, even backwards."""
+
+    seq: int
+    ts: str
+    """When it was recorded: RFC 3339, UTC, always six decimals: `2026-11-21T02:00:34.123456Z`."""
+    type: str
+    """What happened, for example `x402.payment.signed`."""
+    actor: str
+    """Who caused it, for example `uid:1000` or `keyd`."""
+    data: Mapping[str, Any]
+    """The facts. Nobody may change them: they are what `hash` covers."""
+    hash: bytes
+    """32 bytes: SHA-256 over this entry and, through the previous hash, all entries before it."""
+
+
+def timestamp(micros: int) -> str:
+    """`micros` (Unix time in microseconds) as an entry's `ts`. Raises EntryRefused outside years 1 to 9999."""
+    try:
+        moment = _EPOCH + timedelta(microseconds=micros)
+    except OverflowError as error:
+        raise EntryRefused("the clock is outside the years 1 to 9999", "Set the system clock.") from error
+    return moment.isoformat(timespec="microseconds") + "Z"
+
+
+def encode(seq: int, ts: str, type_: str, actor: str, data: Mapping[str, object]) -> bytes:
+    """The canonical bytes of an entry, as they are hashed and stored. Raises CanonicalError."""
+    return canonical.encode({"actor": actor, "data": dict(data), "seq": seq, "ts": ts, "type": type_})
+
+
+def decode(encoded: bytes, hash_: bytes) -> Entry:
+    """The entry that `encoded` is, exactly. Raises CanonicalError if it is none."""
+    match canonical.decode(encoded):
+        case {
+            "actor": str(actor),
+            "data": dict(data),
+            "seq": int(seq),
+            "ts": str(ts),
+            "type": str(type_),
+            **rest,
+        } if not rest and not isinstance(seq, bool) and _TIMESTAMP.fullmatch(ts):
+            return Entry(seq, ts, type_, actor, data, hash_)
+    raise CanonicalError("not an entry: it needs exactly actor, data, seq, ts and type")

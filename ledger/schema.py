@@ -1,0 +1,119 @@
+"""The tables of a ledger file, and the projection kept in them."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import astuple, fields, replace
+from typing import Any, Final
+
+from ledger.projection import Payment, State
+
+APPLICATION_ID: Final = int.from_bytes(b"osmL")
+"""`PRAGMA application_id`: what file(1) and this program tell a ledger by."""
+FORMAT: Final = 1
+"""`PRAGMA user_version`: the version of docs/ledger-format.md."""
+
+ENTRIES: Final = """
+CREATE TABLE entries (
+  seq   INTEGER PRIMARY KEY,
+  entry TEXT NOT NULL,       -- canonical JSON, byte for byte what the hash covers
+  hash  BLOB NOT NULL
+) STRICT;
+"""
+
+PROJECTION: Final = """
+CREATE TABLE meta (
+  id         INTEGER PRIMARY KEY CHECK (id = 1),  -- there is one row
+  head_seq   INTEGER NOT NULL,
+  head_hash  BLOB NOT NULL,
+  latest_day TEXT                                 -- NULL until something was signed
+) STRICT;
+
+CREATE TABLE payments (
+  payment_id    TEXT NOT NULL PRIMARY KEY,
+  intent_key    TEXT NOT NULL,
+  state         TEXT NOT NULL,
+  delivered     INTEGER NOT NULL,
+  domain        TEXT NOT NULL,
+  caller        TEXT NOT NULL,
+  wallet        TEXT NOT NULL,
+  network       TEXT NOT NULL,
+  asset         TEXT NOT NULL,
+  amount        TEXT NOT NULL,
+  usd_micros    INTEGER NOT NULL,
+  authorization TEXT NOT NULL,
+  valid_before  INTEGER NOT NULL,
+  day           TEXT NOT NULL,
+  signed_seq    INTEGER NOT NULL,
+  last_seq      INTEGER NOT NULL
+) STRICT;
+
+CREATE TABLE spend (
+  day        TEXT NOT NULL,
+  domain     TEXT NOT NULL,
+  caller     TEXT NOT NULL,
+  usd_micros INTEGER NOT NULL,
+  calls      INTEGER NOT NULL,
+  PRIMARY KEY (day, domain, caller)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE spend_total (
+  day        TEXT NOT NULL PRIMARY KEY,
+  usd_micros INTEGER NOT NULL,
+  calls      INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"""
+
+INDEXES: Final = """
+CREATE INDEX payments_by_intent ON payments (intent_key, signed_seq);
+CREATE INDEX payments_by_state ON payments (state, valid_before);
+CREATE INDEX payments_by_day ON payments (day, domain);
+"""
+"""For keyd's questions: the newest payment of an intent, what can be released, what a day was spent on."""
+
+EMPTY: Final = "INSERT INTO meta VALUES (1, 0, zeroblob(32), NULL);"
+"""The one row of `meta` before the first entry."""
+
+_COLUMNS: Final = ", ".join(field.name for field in fields(Payment))
+_PLACES: Final = ", ".join("?" for _ in fields(Payment))
+_SELECT_PAYMENT: Final = f"SELECT {_COLUMNS} FROM payments WHERE payment_id = ?"  # noqa: S608 - constants
+_PUT_PAYMENT: Final = f"""
+INSERT INTO payments ({_COLUMNS}) VALUES ({_PLACES})
+ON CONFLICT (payment_id) DO UPDATE
+SET state = excluded.state, delivered = excluded.delivered, last_seq = excluded.last_seq
+"""  # noqa: S608 - constants
+
+
+class SqlTables:
+    """The projection in the tables of one connection (`ledger.projection.Tables`)."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def payment(self, payment_id: str) -> Payment | None:
+        row = self._db.execute(_SELECT_PAYMENT, (payment_id,)).fetchone()
+        return None if row is None else payment_from_row(row)
+
+    def put_payment(self, payment: Payment) -> None:
+        self._db.execute(_PUT_PAYMENT, astuple(payment))
+
+    def add_spend(self, day: str, domain: str, caller: str, *, usd_micros: int, calls: int) -> None:
+        self._db.execute(
+            "INSERT INTO spend VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
+            " SET usd_micros = usd_micros + excluded.usd_micros, calls = calls + excluded.calls",
+            (day, domain, caller, usd_micros, calls),
+        )
+        self._db.execute(
+            "INSERT INTO spend_total VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
+            " SET usd_micros = usd_micros + excluded.usd_micros, calls = calls + excluded.calls",
+            (day, usd_micros, calls),
+        )
+
+    def see_day(self, day: str) -> None:
+        self._db.execute("UPDATE meta SET latest_day = max(coalesce(latest_day, ''), ?)", (day,))
+
+
+def payment_from_row(row: tuple[Any, ...]) -> Payment:
+    """The payment in a row of `SELECT * FROM payments`."""
+    payment = Payment(*row)
+    return replace(payment, state=State(payment.state), delivered=bool(payment.delivered))

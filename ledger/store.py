@@ -1,0 +1,211 @@
+"""The ledger's file: making it, opening it, and telling it from something else.
+
+Nothing here opens the file except through SQLite: closing any other descriptor of it would drop the POSIX
+locks of every connection this process has (sqlite.org/howtocorrupt.html, section 2.2).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from ledger import chain, schema
+from ledger.chain import Head
+from ledger.errors import LedgerError
+
+BUSY_TIMEOUT_S: Final = 5.0
+"""How long to wait for somebody who looks into the file with sqlite3; keyd's requests time out after 10 s."""
+
+_RESTORE: Final = "Keep the file for examination, run `python -m ledger verify` on it, and restore a backup."
+
+
+def lock(path: Path) -> int:
+    """Become the one writer of the ledger at `path`: an exclusive flock on `<path>.lock`, as a descriptor.
+
+    The lock lives as long as the descriptor, so a killed process leaves none behind. Raises LedgerError.
+    """
+    name = f"{path}.lock"
+    try:
+        descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise LedgerError(
+            f"cannot open {name}: {error.strerror}",
+            "Check that its folder exists and belongs to keyd's user.",
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise LedgerError(
+            f"{path} is in use by another keyd",
+            "Two writers would break the chain. Stop the other one (`systemctl status osmoda-keyd`), "
+            "or give this one its own state_dir.",
+        ) from error
+    return descriptor
+
+
+def create(path: Path) -> None:
+    """Make an empty ledger, readable by its owner alone, if there is nothing at `path`. Raises LedgerError.
+
+    It is made beside its place and moved there when it is complete and on disk. So an empty file is
+    never taken for a new ledger: it is one that lost its payments, and opening it fails.
+    """
+    if path.exists():
+        return
+    if Path(f"{path}-wal").exists():  # SQLite would play the old ledger's last pages into the new one
+        raise LedgerError(
+            f"{path} is missing, but its journal {path.name}-wal is there",
+            "Put the ledger back beside its journal, or move the journal away to start a new ledger.",
+        )
+    draft = Path(f"{path}.new")
+    try:
+        draft.unlink(missing_ok=True)  # what a crash left half made
+        os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        db = _connect(draft, "rw")
+        try:
+            db.executescript(_NEW_LEDGER)
+        finally:
+            db.close()
+        draft.rename(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise LedgerError(
+            f"cannot create {path}: {error.strerror}", "Check its folder and the disk."
+        ) from error
+    except sqlite3.Error as error:
+        raise LedgerError(f"cannot create {path}: {error}", "Check its folder and the disk.") from error
+
+
+def open_writer(path: Path) -> sqlite3.Connection:
+    """The connection that writes: WAL, one fsync for each commit, transactions begun and ended by hand.
+
+    Looks at the end of the ledger only, however long it is. Raises LedgerError if the file is not a
+    ledger of this format, or if its end is not sound.
+    """
+    try:
+        _refuse_empty(path)
+        db = _connect(path, "rw")
+        try:
+            _prepare_writer(db)
+        except BaseException:
+            db.close()
+            raise
+    except LedgerError as error:
+        raise LedgerError(f"cannot open {path}: {error}", error.hint) from error
+    except (OSError, sqlite3.Error) as error:
+        raise LedgerError(f"cannot open {path}: {error}", _RESTORE) from error
+    return db
+
+
+def open_reader(path: Path) -> sqlite3.Connection:
+    """A connection that cannot write. Raises sqlite3.Error."""
+    db = _connect(path, "ro")
+    db.execute("PRAGMA query_only = ON")
+    return db
+
+
+def check_identity(db: sqlite3.Connection, name: str = "main") -> None:
+    """Raises LedgerError unless database `name` of `db` has exactly the tables of this format.
+
+    Exactly, because a trigger or a view in the file could bend what is written or read.
+    """
+    application_id = db.execute(f"PRAGMA {name}.application_id").fetchone()[0]
+    version = db.execute(f"PRAGMA {name}.user_version").fetchone()[0]
+    if application_id != schema.APPLICATION_ID:
+        raise LedgerError(
+            "it is not an osmoda ledger", "Check the path; an emptied ledger looks like this too."
+        )
+    if version != schema.FORMAT:
+        raise LedgerError(
+            f"it has format {version}, this program knows format {schema.FORMAT}",
+            "Use the version of osmoda-x402 that wrote it, or a newer one.",
+        )
+    found = _objects(db, name)
+    if found != (expected := _expected_objects()):
+        names = ", ".join(sorted({f"{kind} {item}" for kind, item, _ in found ^ expected}))
+        raise LedgerError(f"its tables are not those of the format: {names}", _RESTORE)
+
+
+def read_head(db: sqlite3.Connection) -> Head:
+    """The recorded head, after comparing it with the last entry. Raises LedgerError if they differ."""
+    meta = db.execute("SELECT head_seq, head_hash FROM meta").fetchone()
+    if meta is None:
+        raise LedgerError("its head is missing", _RESTORE)
+    head = Head(*meta)
+    newest = db.execute(
+        "SELECT seq, CAST(entry AS BLOB), hash FROM entries ORDER BY seq DESC LIMIT 2"
+    ).fetchall()
+    if not newest:
+        if head != Head(0, chain.GENESIS):
+            raise LedgerError(f"its head names entry {head.seq}, but there are no entries", _RESTORE)
+        return head
+    seq, encoded, hash_ = newest[0]
+    if head != Head(seq, hash_):
+        raise LedgerError(
+            f"its head names entry {head.seq}, but the last entry is {seq} or has another hash", _RESTORE
+        )
+    prev_hash = newest[1][2] if len(newest) == 2 else chain.GENESIS
+    if chain.link(prev_hash, encoded) != hash_:
+        raise LedgerError(f"its last entry, {seq}, does not match its hash", _RESTORE)
+    return head
+
+
+_NEW_LEDGER: Final = f"""
+BEGIN;
+PRAGMA application_id = {schema.APPLICATION_ID};
+PRAGMA user_version = {schema.FORMAT};
+{schema.ENTRIES}{schema.PROJECTION}{schema.INDEXES}
+{schema.EMPTY}
+COMMIT;
+"""
+
+
+def _refuse_empty(path: Path) -> None:
+    """SQLite takes an empty file for a new database, and throws away a journal that it finds beside it."""
+    if path.stat().st_size == 0:
+        raise LedgerError("it is empty, which a ledger never is", _RESTORE)
+
+
+def _prepare_writer(db: sqlite3.Connection) -> None:
+    check_identity(db)  # before any pragma that writes: the file may be somebody else's
+    if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
+        raise LedgerError("its file system cannot hold a write-ahead log", "Keep the ledger on a local disk.")
+    db.execute("PRAGMA synchronous = FULL")  # an acknowledged entry outlives a power cut
+    read_head(db)
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    db = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}",
+        uri=True,
+        timeout=BUSY_TIMEOUT_S,
+        isolation_level=None,  # no transaction that this room did not begin
+        check_same_thread=False,  # opened by one thread, used by another; never by two at a time
+    )
+    db.execute("PRAGMA trusted_schema = OFF")
+    return db
+
+
+def _objects(db: sqlite3.Connection, name: str) -> frozenset[tuple[str, str, str | None]]:
+    return frozenset(db.execute(f"SELECT type, name, sql FROM {name}.sqlite_schema"))  # noqa: S608 - constant
+
+
+def _expected_objects() -> frozenset[tuple[str, str, str | None]]:
+    db = sqlite3.connect(":memory:")
+    try:
+        db.executescript(_NEW_LEDGER)
+        return _objects(db, "main")
+    finally:
+        db.close()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Without this a power cut may lose the file's name, and with it the ledger."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
