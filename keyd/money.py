@@ -13,7 +13,7 @@ MAX_UINT256: Final = 2**256 - 1
 
 _USD = re.compile(r"([0-9]{1,12})(?:\.([0-9]{1,6}))?", re.ASCII)
 _ATOMIC = re.compile(r"[1-9][0-9]{0,77}", re.ASCII)
-_DECIMAL = re.compile(r"([0-9]{1,60})(?:\.([0-9]{1,60}))?", re.ASCII)
+_DECIMAL = re.compile(r"([0-9]{1,78})(?:\.([0-9]{1,78}))?", re.ASCII)
 
 
 def parse_usd(text: str) -> int:

@@ -1,0 +1,156 @@
+"""A keyd service on a real ledger and real wallet files, with a clock and entropy that tests control."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keyd import api
+from keyd.assets import DEFAULT_ASSETS, AssetTable
+from keyd.domains import DomainPattern
+from keyd.intent import Intent, from_request
+from keyd.keystore import Keystore, parse_private_key
+from keyd.peer import Peer
+from keyd.policy import Deny, Policy
+from keyd.secret import Secret
+from keyd.service import Authorized, Service
+from ledger.entry import Entry
+from ledger.log import Ledger
+
+NETWORK = "eip155:84532"
+USDC = "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
+SELLER = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C"
+DEV_KEY = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
+PAYER = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"
+EGRESS = Peer(pid=1, uid=991, gid=991)
+NOON_US = 1_795_262_400_000_000  # 2026-11-21T12:00:00Z
+
+
+@dataclass
+class Clock:
+    """Unix time in microseconds; moves only when a test moves it."""
+
+    now_us: int = NOON_US
+
+    def __call__(self) -> int:
+        return self.now_us
+
+    def advance(self, seconds: float) -> None:
+        self.now_us += int(seconds * 1_000_000)
+
+
+@dataclass
+class Entropy:
+    """Distinct, predictable bytes."""
+
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def __call__(self, size: int) -> bytes:
+        return next(self.numbers).to_bytes(size, "big")
+
+
+def offer(amount: str = "1000", **members: Any) -> dict[str, Any]:
+    terms = {
+        "scheme": "exact",
+        "network": NETWORK,
+        "amount": amount,
+        "asset": USDC,
+        "payTo": SELLER,
+        "maxTimeoutSeconds": 60,
+        "extra": {"name": "USDC", "version": "2"},
+    }
+    return terms | members
+
+
+def sign_request(*offers: dict[str, Any], what: int = 0, **members: Any) -> api.SignRequest:
+    """A full-form request; `what` tells different application requests apart."""
+    fields: dict[str, Any] = {
+        "origin": {"scheme": "https", "host": "api.example.com", "port": 443},
+        "method": "GET",
+        "path": "/weather",
+        "fingerprint": f"{what:064x}",
+        "x402_version": 2,
+        "offers": list(offers) or [offer()],
+    }
+    return api.SignRequest.model_validate(fields | members)
+
+
+def intent(*offers: dict[str, Any], what: int = 0, **members: Any) -> Intent:
+    return from_request(sign_request(*offers, what=what, **members))
+
+
+POLICY = Policy(
+    enabled=True,
+    allowed_domains=(DomainPattern.parse("api.example.com"),),
+    networks=frozenset({NETWORK}),
+    assets=AssetTable(DEFAULT_ASSETS),
+    max_payment=100_000,
+    daily_budget=1_000_000,
+)
+
+
+@dataclass
+class Rig:
+    """The service under test and its surroundings."""
+
+    service: Service
+    ledger: Ledger
+    clock: Clock
+    wallets: Keystore
+    path: Path
+
+    async def pay(self, *offers: dict[str, Any], what: int = 0, **members: Any) -> Authorized | Deny:
+        return await self.service.authorize_payment(EGRESS, intent(*offers, what=what, **members))
+
+    async def paid(self, *offers: dict[str, Any], what: int = 0, **members: Any) -> Authorized:
+        outcome = await self.pay(*offers, what=what, **members)
+        assert isinstance(outcome, Authorized), outcome
+        return outcome
+
+    async def refused(self, *offers: dict[str, Any], what: int = 0, **members: Any) -> Deny:
+        outcome = await self.pay(*offers, what=what, **members)
+        assert isinstance(outcome, Deny), outcome
+        return outcome
+
+    async def report(self, authorized: Authorized, **facts: Any) -> str:
+        report = api.OutcomeReport(payment_id=authorized.payment.payment_id, **facts)
+        state = await self.service.record_outcome(EGRESS, report)
+        assert isinstance(state, str), state
+        return state
+
+    def entries(self, kind: str | None = None) -> list[Entry]:
+        return [e for e in self.ledger.entries(limit=1_000_000) if kind in (None, e.type)]
+
+    def policy(self, **changes: Any) -> None:
+        self.service.policy = replace(self.service.policy, **changes)
+
+
+@pytest.fixture
+def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
+    ledgers: list[Ledger] = []
+
+    def make(policy: Policy = POLICY, clock: Clock | None = None, entropy: Entropy | None = None) -> Rig:
+        clock, entropy = clock or Clock(), entropy or Entropy()
+        ledger = Ledger.open(tmp_path / "ledger.sqlite3", clock=clock)
+        ledgers.append(ledger)
+        wallets = Keystore(tmp_path / "wallets", Secret(bytes(32)), entropy)
+        if not any(info.label == "default" for info in wallets.list()):
+            wallets.store("default", parse_private_key(DEV_KEY), 0)
+        service = Service(
+            ledger=ledger, wallets=wallets, policy=policy, default_wallet="default", entropy=entropy
+        )
+        return Rig(service, ledger, clock, wallets, tmp_path)
+
+    yield make
+    for ledger in ledgers:
+        ledger.close()
+
+
+@pytest.fixture
+def rig(make_rig: Callable[..., Rig]) -> Rig:
+    return make_rig()

@@ -1,0 +1,277 @@
+"""The money rules, on a real ledger: who gets a signature, when, and what stays on record."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from keyd import api
+from keyd.domains import DomainPattern
+from keyd.payments import SETTLE_MARGIN_S
+from keyd.policy import Deny
+from keyd.reasons import Reason
+from keyd.service import Authorized
+from ledger.errors import LedgerUnavailable
+from tests.keyd.conftest import EGRESS, PAYER, SELLER, Rig, offer
+
+SETTLED = {"success": True, "transaction": "0x" + "ab" * 32, "network": "eip155:84532", "payer": PAYER}
+
+
+async def test_an_acceptable_offer_is_recorded_and_signed(rig: Rig) -> None:
+    payment = (await rig.paid()).payment
+    assert payment.authorization.value == 1000
+    assert payment.authorization.to == SELLER
+    assert payment.authorization.valid_before == rig.clock.now_us // 1_000_000 + 60
+    attempt, signed = rig.entries()
+    assert (attempt.type, signed.type) == ("x402.payment.attempt", "x402.payment.signed")
+    assert signed.data["authorization"] == payment.authorization.as_json()
+    assert rig.service.view_policy(rig.clock()).spent_today == "0.001"
+
+
+async def test_no_signature_is_in_the_ledger_nor_in_a_repr(rig: Rig) -> None:
+    authorized = await rig.paid()
+    raw = authorized.signature[2:]
+    files = [path.read_bytes() for path in rig.path.glob("ledger.sqlite3*") if path.is_file()]
+    assert files
+    assert not any(raw.encode() in content or bytes.fromhex(raw) in content for content in files)
+    assert raw not in repr(authorized)
+
+
+async def test_nothing_is_signed_if_the_entry_cannot_be_written(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed: list[bytes] = []
+    monkeypatch.setattr("keyd.keystore.Payer.sign", lambda _self, digest: signed.append(digest) or "0x")
+    rig.ledger.close()
+    with pytest.raises(LedgerUnavailable):
+        await rig.pay()
+    assert signed == []
+
+
+@pytest.mark.parametrize(
+    ("facts", "state"),
+    [
+        ({"failure": "connection"}, "unknown"),
+        ({"failure": "timeout"}, "unknown"),
+        ({"failure": "not_sent"}, "unknown"),
+        ({"http_status": 500}, "unknown"),
+        ({"http_status": 502}, "unknown"),
+        ({"http_status": 402}, "refused"),
+        ({"http_status": 412}, "refused"),
+        ({"http_status": 402, "settlement": {"success": False, "errorReason": "x"}}, "refused"),
+        ({"http_status": 504, "settlement": SETTLED}, "settled"),
+    ],
+)
+async def test_while_the_outcome_is_open_a_repeat_gets_the_same_bytes(
+    rig: Rig, facts: dict[str, Any], state: str
+) -> None:
+    first = await rig.paid()
+    assert await rig.report(first, **facts) == state
+    rig.clock.advance(60)
+    again = await rig.paid()
+    assert again.signature == first.signature
+    assert again.payment.authorization == first.payment.authorization
+    assert again.payment.repeat
+    assert len(rig.entries("x402.payment.signed")) == 1
+    assert rig.service.view_policy(rig.clock()).spent_today == "0.001"
+
+
+@pytest.mark.parametrize(
+    "facts", [{"http_status": 200, "settlement": SETTLED}, {"http_status": 200}, {"http_status": 303}]
+)
+async def test_a_delivered_answer_completes_the_intent_and_the_next_is_a_new_purchase(
+    rig: Rig, facts: dict[str, Any]
+) -> None:
+    first = await rig.paid()
+    await rig.report(first, **facts)
+    second = await rig.paid()
+    assert second.payment.authorization.nonce != first.payment.authorization.nonce
+    assert rig.service.view_policy(rig.clock()).spent_today == "0.002"
+
+
+async def test_a_repeat_with_other_terms_is_refused_while_the_first_is_open(rig: Rig) -> None:
+    await rig.paid(offer("1000"))
+    for changed in (offer("999"), offer("1001"), offer("1000", payTo="0x" + "11" * 20)):
+        assert (await rig.refused(changed)).reason is Reason.INTENT_OPEN_TERMS_CHANGED
+    assert len(rig.entries("x402.payment.signed")) == 1
+
+
+async def test_the_open_terms_are_found_among_others(rig: Rig) -> None:
+    first = await rig.paid(offer("1000"))
+    again = await rig.paid(offer("5"), offer("1000"))
+    assert again.signature == first.signature
+    assert again.payment.offer.index == 1
+
+
+async def test_an_expired_intent_waits_for_late_blocks_before_it_is_bought_again(rig: Rig) -> None:
+    first = await rig.paid()
+    rig.clock.advance(60 + 1)
+    assert (await rig.refused()).reason is Reason.INTENT_UNRESOLVED
+    rig.clock.advance(SETTLE_MARGIN_S)
+    second = await rig.paid()
+    assert second.payment.authorization.nonce != first.payment.authorization.nonce
+    assert rig.service.view_policy(rig.clock()).spent_today == "0.002"  # the first may have been settled
+
+
+async def test_parallel_repeats_share_one_authorization(rig: Rig) -> None:
+    results = [await task for task in [asyncio.create_task(rig.paid()) for _ in range(10)]]
+    assert len({r.signature for r in results}) == 1
+    assert [r.payment.repeat for r in results].count(False) == 1
+    assert len(rig.entries("x402.payment.signed")) == 1
+
+
+async def test_requests_that_differ_are_paid_apart(rig: Rig) -> None:
+    different = [
+        await rig.paid(what=1),
+        await rig.paid(what=2),
+        await rig.paid(what=1, intent="a"),
+        await rig.paid(what=1, intent="b"),
+        await rig.paid(what=1, method="POST"),
+        await rig.paid(what=1, caller={"uid": 1000}),
+        await rig.paid(what=1, caller={"uid": 1001}),
+    ]
+    assert len({r.payment.authorization.nonce for r in different}) == len(different)
+
+
+async def test_two_hundred_parallel_payments_with_room_for_five_make_exactly_five(rig: Rig) -> None:
+    rig.policy(daily_budget=5_000)
+    tasks = [asyncio.create_task(rig.pay(what=n)) for n in range(200)]
+    results = [await task for task in tasks]
+    assert sum(isinstance(r, Authorized) for r in results) == 5
+    assert {r.reason for r in results if isinstance(r, Deny)} == {Reason.BUDGET_DAILY}
+    assert len(rig.entries("x402.payment.signed")) == 5
+    assert len(rig.entries("x402.budget.exceeded")) == 195
+
+
+async def test_the_cheapest_acceptable_offer_is_paid_wherever_it_stands(rig: Rig) -> None:
+    paid = await rig.paid(
+        offer("90000"), offer("5", scheme="upto"), offer("20"), offer("7", asset="0x" + "22" * 20)
+    )
+    assert paid.payment.offer.index == 2
+
+
+async def test_the_cap_and_the_budget_refuse_with_figures(rig: Rig) -> None:
+    denial = await rig.refused(offer("100001"))
+    assert denial == Deny(Reason.CAP_PER_PAYMENT, "0.100001 USD > 0.10 USD for api.example.com")
+    for n in range(10):
+        await rig.paid(offer("100000"), what=n)
+    denial = await rig.refused(offer("1"), what=99)
+    assert denial.reason is Reason.BUDGET_DAILY
+    assert "1.00 of 1.00 USD" in denial.detail
+
+
+async def test_the_budget_is_whole_again_on_the_next_utc_day_and_not_before(rig: Rig) -> None:
+    rig.policy(daily_budget=1000)
+    await rig.paid()
+    rig.clock.advance(12 * 3600 - 1)
+    assert (await rig.refused(what=1)).reason is Reason.BUDGET_DAILY
+    rig.clock.advance(1)
+    await rig.paid(what=1)
+
+
+@pytest.mark.parametrize("back_s", [1, 86_400, 30 * 86_400])
+async def test_a_clock_set_back_unspends_nothing(rig: Rig, back_s: int) -> None:
+    rig.policy(daily_budget=1000)
+    await rig.paid()
+    rig.clock.advance(-back_s)
+    assert (await rig.refused(what=1)).reason is Reason.BUDGET_DAILY
+
+
+async def test_a_restart_forgets_nothing(make_rig: Callable[..., Rig]) -> None:
+    before = make_rig()
+    before.policy(daily_budget=1500)
+    first = await before.paid()
+    before.ledger.close()
+    after = make_rig(policy=replace(before.service.policy), clock=before.clock)
+    assert (await after.paid()).signature == first.signature
+    assert (await after.refused(what=1)).reason is Reason.BUDGET_DAILY
+
+
+@pytest.mark.parametrize(
+    "settlement",
+    [
+        {"success": True, "transaction": "0x" + "ab" * 32, "network": "eip155:8453"},
+        {"success": True, "transaction": "", "network": "eip155:84532"},
+        {"success": True, "transaction": "0x12", "network": "eip155:84532"},
+        {"success": "true", "transaction": "0x" + "ab" * 32, "network": "eip155:84532"},
+        {"success": True, "transaction": "0x" + "ab" * 32, "network": "eip155:84532", "payer": SELLER},
+        {"success": True, "transaction": "0x" + "ab" * 32, "network": "eip155:84532", "amount": "1"},
+        {"success": False, "transaction": "", "network": "eip155:84532"},
+        {},
+        {"success": {"x": [1]}, "transaction": 5, "network": None, "payer": 7, "amount": []},
+    ],
+)
+async def test_a_forged_receipt_is_noted_and_frees_nothing(rig: Rig, settlement: dict[str, Any]) -> None:
+    first = await rig.paid()
+    assert await rig.report(first, http_status=200, settlement=settlement) == "unknown"
+    assert rig.entries("x402.payment.unknown")[0].data["notes"]
+    assert rig.service.view_policy(rig.clock()).spent_today == "0.001"
+
+
+async def test_a_v1_receipt_names_the_network_in_its_own_way(rig: Rig) -> None:
+    first = await rig.paid()
+    assert (
+        await rig.report(first, http_status=200, settlement=SETTLED | {"network": "base-sepolia"})
+        == "settled"
+    )
+
+
+async def test_settled_is_final_whatever_is_reported_later(rig: Rig) -> None:
+    first = await rig.paid()
+    assert await rig.report(first, http_status=200, settlement=SETTLED) == "settled"
+    assert await rig.report(first, http_status=402) == "settled"
+
+
+async def test_an_outcome_for_no_payment_is_refused(rig: Rig) -> None:
+    report = api.OutcomeReport(payment_id="0" * 32, http_status=200)
+    outcome = await rig.service.record_outcome(EGRESS, report)
+    assert isinstance(outcome, Deny)
+    assert outcome.reason is Reason.PAYMENT_UNKNOWN
+    assert rig.entries() == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "reason"),
+    [
+        ({"enabled": False}, Reason.X402_DISABLED),
+        ({"allowed_domains": ()}, Reason.DOMAIN_NOT_ALLOWED),
+        ({"allowed_domains": (DomainPattern.parse("*.example.com"),)}, None),
+        ({"allowed_domains": (DomainPattern.parse("example.com"),)}, Reason.DOMAIN_NOT_ALLOWED),
+        ({"networks": frozenset({"eip155:8453"})}, Reason.NETWORK_NOT_ALLOWED),
+    ],
+)
+async def test_policy_decides_and_every_refusal_is_recorded(
+    rig: Rig, policy: dict[str, Any], reason: Reason | None
+) -> None:
+    rig.policy(**policy)
+    outcome = await rig.pay()
+    if reason is None:
+        assert isinstance(outcome, Authorized)
+    else:
+        assert isinstance(outcome, Deny)
+        assert outcome.reason is reason
+        assert rig.entries("x402.payment.rejected")[0].data["code"] == reason.value
+
+
+async def test_a_domain_taken_off_the_list_gets_not_even_the_old_payment_again(rig: Rig) -> None:
+    await rig.paid()
+    rig.policy(allowed_domains=())
+    assert (await rig.refused()).reason is Reason.DOMAIN_NOT_ALLOWED
+
+
+async def test_a_missing_wallet_and_a_swapped_wallet_file_refuse(rig: Rig) -> None:
+    assert (await rig.refused(wallet_id="nobody")).reason is Reason.WALLET_MISSING
+    rig.wallets.create("other", 0)
+    folder = rig.path / "wallets"
+    (folder / "default.json").write_bytes((folder / "other.json").read_bytes())
+    assert (await rig.refused()).reason is Reason.WALLET_UNREADABLE
+    assert rig.entries("x402.payment.signed") == []
+
+
+async def test_the_query_of_the_resource_url_is_not_recorded(rig: Rig) -> None:
+    await rig.paid(resource_url="https://api.example.com/weather?api_key=hunter2")
+    assert rig.entries("x402.payment.attempt")[0].data["resource_url"] == "https://api.example.com/weather"
