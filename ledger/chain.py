@@ -39,6 +39,7 @@ class Row(NamedTuple):
 class Finding(NamedTuple):
     """What the check says about one row: the entry, if it can be read, and the problems in words."""
 
+    row: Row
     entry: Entry | None
     problems: list[str]
 
@@ -66,7 +67,7 @@ def check(rows: Iterable[Row]) -> Iterator[Finding]:
         problems += [problem] if problem else []
         candidates = [row.hash, *candidates, *built_on][:_MAX_CANDIDATES] if problems else [row.hash]
         expected = max(expected, row.seq + 1)
-        yield Finding(parsed, problems)
+        yield Finding(row, parsed, problems)
 
 
 def missing(first: int, last: int) -> str:

@@ -74,8 +74,10 @@ CREATE INDEX payments_by_day ON payments (day, domain);
 EMPTY: Final = "INSERT INTO meta VALUES (1, 0, zeroblob(32), NULL);"
 """The one row of `meta` before the first entry."""
 
-_COLUMNS: Final = ", ".join(field.name for field in fields(Payment))
-_PLACES: Final = ", ".join("?" for _ in fields(Payment))
+PAYMENT_COLUMNS: Final = tuple(field.name for field in fields(Payment))
+"""Columns of `payments`, in order."""
+_COLUMNS: Final = ", ".join(PAYMENT_COLUMNS)
+_PLACES: Final = ", ".join("?" for _ in PAYMENT_COLUMNS)
 _SELECT_PAYMENT: Final = f"SELECT {_COLUMNS} FROM payments WHERE payment_id = ?"  # noqa: S608 - constants
 _PUT_PAYMENT: Final = f"""
 INSERT INTO payments ({_COLUMNS}) VALUES ({_PLACES})

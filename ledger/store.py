@@ -19,7 +19,7 @@ from ledger.errors import LedgerError
 BUSY_TIMEOUT_S: Final = 5.0
 """How long to wait for somebody who looks into the file with sqlite3; keyd's requests time out after 10 s."""
 
-_RESTORE: Final = "Keep the file for examination, run `python -m ledger verify` on it, and restore a backup."
+RESTORE: Final = "Keep the file for examination, run `python -m ledger verify` on it, and restore a backup."
 
 
 def lock(path: Path) -> int:
@@ -55,9 +55,9 @@ def create(path: Path) -> None:
     """
     if path.exists():
         return
-    if Path(f"{path}-wal").exists():  # SQLite would play the old ledger's last pages into the new one
+    if has_journal(path):  # SQLite would play the old ledger's last pages into the new one
         raise LedgerError(
-            f"{path} is missing, but its journal {path.name}-wal is there",
+            f"{path} is missing, but its journal, {path.name}-wal, is there",
             "Put the ledger back beside its journal, or move the journal away to start a new ledger.",
         )
     draft = Path(f"{path}.new")
@@ -79,6 +79,12 @@ def create(path: Path) -> None:
         raise LedgerError(f"cannot create {path}: {error}", "Check its folder and the disk.") from error
 
 
+def has_journal(path: Path) -> bool:
+    """Whether entries of the ledger at `path` may still be in its write-ahead log alone."""
+    journal = Path(f"{path}-wal")
+    return journal.exists() and journal.stat().st_size > 0
+
+
 def open_writer(path: Path) -> sqlite3.Connection:
     """The connection that writes: WAL, one fsync for each commit, transactions begun and ended by hand.
 
@@ -86,7 +92,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
     ledger of this format, or if its end is not sound.
     """
     try:
-        _refuse_empty(path)
+        refuse_empty(path)
         db = _connect(path, "rw")
         try:
             _prepare_writer(db)
@@ -96,7 +102,7 @@ def open_writer(path: Path) -> sqlite3.Connection:
     except LedgerError as error:
         raise LedgerError(f"cannot open {path}: {error}", error.hint) from error
     except (OSError, sqlite3.Error) as error:
-        raise LedgerError(f"cannot open {path}: {error}", _RESTORE) from error
+        raise LedgerError(f"cannot open {path}: {error}", RESTORE) from error
     return db
 
 
@@ -107,49 +113,51 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return db
 
 
-def check_identity(db: sqlite3.Connection, name: str = "main") -> None:
-    """Raises LedgerError unless database `name` of `db` has exactly the tables of this format.
-
-    Exactly, because a trigger or a view in the file could bend what is written or read.
-    """
+def check_format(db: sqlite3.Connection, name: str = "main") -> None:
+    """Raises LedgerError unless database `name` of `db` says of itself that it is a ledger of this format."""
     application_id = db.execute(f"PRAGMA {name}.application_id").fetchone()[0]
     version = db.execute(f"PRAGMA {name}.user_version").fetchone()[0]
     if application_id != schema.APPLICATION_ID:
-        raise LedgerError(
-            "it is not an osmoda ledger", "Check the path; an emptied ledger looks like this too."
-        )
+        raise LedgerError("it is not an osmoda ledger", "Check the path.")
     if version != schema.FORMAT:
         raise LedgerError(
             f"it has format {version}, this program knows format {schema.FORMAT}",
             "Use the version of osmoda-x402 that wrote it, or a newer one.",
         )
+
+
+def check_tables(db: sqlite3.Connection, name: str = "main") -> None:
+    """Raises LedgerError unless database `name` of `db` holds exactly the tables of this format.
+
+    Exactly, because a trigger or a view in the file could bend what is written or read.
+    """
     found = _objects(db, name)
     if found != (expected := _expected_objects()):
         names = ", ".join(sorted({f"{kind} {item}" for kind, item, _ in found ^ expected}))
-        raise LedgerError(f"its tables are not those of the format: {names}", _RESTORE)
+        raise LedgerError(f"its tables are not those of the format: {names}", RESTORE)
 
 
 def read_head(db: sqlite3.Connection) -> Head:
     """The recorded head, after comparing it with the last entry. Raises LedgerError if they differ."""
     meta = db.execute("SELECT head_seq, head_hash FROM meta").fetchone()
     if meta is None:
-        raise LedgerError("its head is missing", _RESTORE)
+        raise LedgerError("its head is missing", RESTORE)
     head = Head(*meta)
     newest = db.execute(
         "SELECT seq, CAST(entry AS BLOB), hash FROM entries ORDER BY seq DESC LIMIT 2"
     ).fetchall()
     if not newest:
         if head != Head(0, chain.GENESIS):
-            raise LedgerError(f"its head names entry {head.seq}, but there are no entries", _RESTORE)
+            raise LedgerError(f"its head names entry {head.seq}, but there are no entries", RESTORE)
         return head
     seq, encoded, hash_ = newest[0]
     if head != Head(seq, hash_):
         raise LedgerError(
-            f"its head names entry {head.seq}, but the last entry is {seq} or has another hash", _RESTORE
+            f"its head names entry {head.seq}, but the last entry is {seq} or has another hash", RESTORE
         )
     prev_hash = newest[1][2] if len(newest) == 2 else chain.GENESIS
     if chain.link(prev_hash, encoded) != hash_:
-        raise LedgerError(f"its last entry, {seq}, does not match its hash", _RESTORE)
+        raise LedgerError(f"its last entry, {seq}, does not match its hash", RESTORE)
     return head
 
 
@@ -163,14 +171,15 @@ COMMIT;
 """
 
 
-def _refuse_empty(path: Path) -> None:
+def refuse_empty(path: Path) -> None:
     """SQLite takes an empty file for a new database, and throws away a journal that it finds beside it."""
     if path.stat().st_size == 0:
-        raise LedgerError("it is empty, which a ledger never is", _RESTORE)
+        raise LedgerError("it is empty, which a ledger never is", RESTORE)
 
 
 def _prepare_writer(db: sqlite3.Connection) -> None:
-    check_identity(db)  # before any pragma that writes: the file may be somebody else's
+    check_format(db)  # before any pragma that writes: the file may be somebody else's
+    check_tables(db)
     if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
         raise LedgerError("its file system cannot hold a write-ahead log", "Keep the ledger on a local disk.")
     db.execute("PRAGMA synchronous = FULL")  # an acknowledged entry outlives a power cut

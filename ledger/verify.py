@@ -1,0 +1,197 @@
+"""The offline check: is the chain whole, and does the projection say what the entries say?
+
+Needs nothing but the file, trusts nothing in it, and changes nothing. It may run beside keyd: it sees one
+moment of the ledger. Memory stays small however long the ledger is, because the entries are folded a
+second time into a temporary database, which SQLite spills to disk.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from ledger import chain, projection, schema, store
+from ledger.chain import GENESIS, Head, Row
+from ledger.errors import EntryRefused, LedgerError
+
+MAX_PROBLEMS: Final = 100
+"""Problems put into words. A ledger with more is replaced, not mended line by line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the check found."""
+
+    entries: int
+    head: Head
+    """Of the last entry in the file. Compare it with a head kept elsewhere: see docs/ledger-format.md."""
+    problems: list[str]
+    """In words, with the entry's seq; empty if all is well."""
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+
+class _Table(NamedTuple):
+    name: str
+    key: tuple[str, ...]
+    columns: tuple[str, ...]
+
+
+_COMPARED: Final = (
+    _Table("spend", ("day", "domain", "caller"), ("usd_micros", "calls")),
+    _Table("spend_total", ("day",), ("usd_micros", "calls")),
+    _Table(
+        "payments", ("payment_id",), tuple(name for name in schema.PAYMENT_COLUMNS if name != "payment_id")
+    ),
+)
+
+
+def verify(path: Path) -> Verdict:
+    """Check the ledger at `path` from its first entry. Raises LedgerError if it cannot be read, or is none."""
+    db = _open(path)
+    check = _Check(db)
+    try:
+        db.execute("BEGIN")  # one moment of the ledger, however long this takes
+        store.check_tables(db, "ledger")
+        check.pages()
+        check.chain()
+        check.head()
+        check.projection()
+    except sqlite3.OperationalError as error:
+        hint = "Check the disk, and that the temporary folder has room."
+        raise LedgerError(f"cannot read {path}: {error}", hint) from error
+    except sqlite3.DatabaseError as error:
+        check.problem(f"file: {error} (found after entry {check.last.seq})")
+    except LedgerError as error:
+        check.problem(f"file: {error}")
+    finally:
+        db.close()
+    return Verdict(check.entries, check.last, check.problems)
+
+
+class _Check:
+    """One run over a ledger that is attached to `db` as `ledger`; `main` takes the second fold."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+        self.entries = 0
+        self.last = Head(0, GENESIS)
+        self.problems: list[str] = []
+
+    def problem(self, words: str) -> None:
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append(words)
+        elif len(self.problems) == MAX_PROBLEMS:
+            self.problems.append(f"and more: only the first {MAX_PROBLEMS} problems are listed")
+
+    def pages(self) -> None:
+        """SQLite's own check: a damaged index gives keyd wrong answers from right rows."""
+        for (message,) in self._db.execute(f"PRAGMA ledger.integrity_check({MAX_PROBLEMS})"):
+            if message != "ok":
+                self.problem(f"file: {' '.join(str(message).split())}")
+
+    def chain(self) -> None:
+        """Check each entry against the one before, and fold it."""
+        rows = self._db.execute("SELECT seq, CAST(entry AS BLOB), hash FROM ledger.entries ORDER BY seq")
+        tables = schema.SqlTables(self._db)
+        for row, entry, problems in chain.check(map(Row._make, rows)):
+            self.entries += 1
+            self.last = Head(row.seq, row.hash)
+            for words in problems:
+                self.problem(words)
+            if entry is not None:
+                try:
+                    projection.fold(entry, tables)
+                except EntryRefused as error:
+                    self.problem(f"entry {row.seq}: contradicts the entries before it: {error}")
+
+    def head(self) -> None:
+        """Compare the recorded head with the last entry: a tail that was cut off shows here."""
+        recorded = self._db.execute("SELECT head_seq, head_hash FROM ledger.meta").fetchone()
+        if recorded is None:
+            self.problem("head: missing")
+            return
+        head = Head(*recorded)
+        if head.seq > self.last.seq:
+            gap = chain.missing(self.last.seq + 1, head.seq)
+            self.problem(f"{gap} (the head names entry {head.seq})")
+        elif head.seq < self.last.seq:
+            self.problem(f"head: names entry {head.seq}, but there are entries up to {self.last.seq}")
+        elif head.hash != self.last.hash:
+            self.problem(f"head: is not the hash of entry {head.seq}")
+
+    def projection(self) -> None:
+        """Compare every row of the projection with the second fold, in both directions."""
+        days = "SELECT l.latest_day, f.latest_day FROM ledger.meta l, main.meta f"
+        for found, folded in self._db.execute(f"{days} WHERE l.latest_day IS NOT f.latest_day"):
+            self.problem(f"projection: latest_day is {found}, the entries say {folded}")
+        for table in _COMPARED:
+            for words in _differences(self._db, table):
+                self.problem(words)
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    """A temporary database with the ledger attached to it, read-only, as `ledger`. Raises LedgerError."""
+    db = sqlite3.connect("", uri=True, isolation_level=None)
+    try:
+        db.execute("PRAGMA trusted_schema = OFF")
+        db.execute("PRAGMA journal_mode = OFF")  # what is folded here is thrown away in any case
+        _attach(db, path)
+        store.check_format(db, "ledger")
+        db.executescript(schema.PROJECTION + schema.EMPTY)
+    except LedgerError as error:
+        db.close()
+        raise LedgerError(f"cannot verify {path}: {error}", error.hint) from error
+    except (OSError, sqlite3.Error) as error:
+        db.close()
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise LedgerError(f"cannot read {path}: {reason}", "Check the path and your permissions.") from error
+    return db
+
+
+def _attach(db: sqlite3.Connection, path: Path) -> None:
+    store.refuse_empty(path)
+    uri = path.absolute().as_uri()
+    try:
+        db.execute("ATTACH ? AS ledger", (f"{uri}?mode=ro",))
+        db.execute("SELECT 1 FROM ledger.sqlite_schema")
+    except sqlite3.OperationalError:
+        # SQLite reads a WAL database only where it may put its -shm file. A copy at rest can do without
+        # one; a copy with entries in its -wal cannot: it would verify, and lack them.
+        if store.has_journal(path):
+            raise
+        db.execute("DETACH ledger")
+        db.execute("ATTACH ? AS ledger", (f"{uri}?immutable=1",))
+
+
+def _differences(db: sqlite3.Connection, table: _Table) -> Iterator[str]:
+    """In words, where `table` of the ledger differs from the fold."""
+    name, key, columns = table
+    keys = ", ".join(f"a.{column}" for column in key)
+    same_key = " AND ".join(f"b.{column} = a.{column}" for column in key)
+    for row in db.execute(_absent(name, keys, same_key, there="main", here="ledger")):
+        yield f"projection: {name} of {_words(row)} is missing"
+    for row in db.execute(_absent(name, keys, same_key, there="ledger", here="main")):
+        yield f"projection: {name} of {_words(row)} is not in the entries"
+    found, folded = (", ".join(f"{side}.{column}" for column in columns) for side in "ab")
+    joined = f"FROM ledger.{name} a JOIN main.{name} b ON {same_key} WHERE ({found}) IS NOT ({folded})"
+    for row in db.execute(f"SELECT {keys}, {found}, {folded} {joined}"):
+        width, values = len(columns), row[len(key) :]
+        for column, has, should in zip(columns, values[:width], values[width:], strict=True):
+            if has != should:
+                yield f"projection: {name} of {_words(row[: len(key)])}: {column} is {has}, the entries say {should}"
+
+
+def _absent(name: str, keys: str, same_key: str, *, there: str, here: str) -> str:
+    """Query for the keys of table `name` that are in database `there` and not in `here`."""
+    there_not_here = f"NOT EXISTS (SELECT 1 FROM {here}.{name} b WHERE {same_key})"
+    return f"SELECT {keys} FROM {there}.{name} a WHERE {there_not_here}"  # noqa: S608 - names from _COMPARED
+
+
+def _words(key: tuple[object, ...]) -> str:
+    return " ".join(map(str, key))
