@@ -70,7 +70,7 @@ async def serve(settings: config.Settings) -> None:
             default_wallet=settings.x402.default_wallet_label,
             entropy=secrets.token_bytes,
         )
-        server = Server(service, roles, clock_us, settings.ledger_file, Strangers())
+        server = Server(service, roles, clock_us, Strangers())
         await service.record("keyd", "keyd.started", _started(settings))
         runner = web.AppRunner(server.app, access_log=None, handle_signals=False, shutdown_timeout=10.0)
         await runner.setup()

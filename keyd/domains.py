@@ -78,6 +78,15 @@ class DomainPattern:
             return origin.host.endswith("." + self.host) and len(origin.host) > len(self.host) + 1
         return _canonical_ip(origin.host) == self.host
 
+    def __str__(self) -> str:
+        """The shortest entry that means the same."""
+        if self.port is None:
+            return "*"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        scheme = "http://" if self.scheme == "http" else ""
+        port = "" if self.port == _DEFAULT_PORT[self.scheme] else f":{self.port}"
+        return scheme + ("*." if self.subdomains else "") + host + port
+
 
 def any_matches(patterns: Iterable[DomainPattern], origin: Origin) -> bool:
     """Whether one of `patterns` covers `origin`. No patterns: nothing is covered."""

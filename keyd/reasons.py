@@ -56,10 +56,12 @@ class Reason(StrEnum):
     EGRESS_DISABLED = "egress_disabled"
     TERMS_MISSING = "terms_missing"
     TERMS_TOO_LARGE = "terms_too_large"
+    TERMS_TIMEOUT = "terms_timeout"
     BODY_TOO_LARGE = "body_too_large"
     HOST_UNVERIFIED = "host_unverified"
     OWN_PAYMENT = "own_payment"
     ALREADY_PAID = "already_paid"
+    UPSTREAM_LOST = "upstream_lost"
     CLIENT_GONE = "client_gone"
     DESTINATION_PRIVATE = "destination_private"
 
@@ -200,6 +202,10 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
         "The 402 answer is larger than egress is willing to hold.",
         "Nothing to do here: the answer was passed on unpaid.",
     ),
+    Reason.TERMS_TIMEOUT: Explanation(
+        "The server sent its 402 answer too slowly to be waited for.",
+        "Try again; if it stays so, report it to the seller. The answer was passed on unpaid.",
+    ),
     Reason.BODY_TOO_LARGE: Explanation(
         "The request's body was too large to keep, so the request cannot be repeated with a payment.",
         "Raise `max_request_body` in egress.toml, or send a smaller body.",
@@ -215,6 +221,10 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.ALREADY_PAID: Explanation(
         "The server answered 402 again after the payment was sent.",
         "It is never paid twice for one request. `keyctl ledger tail` shows the payment; its money stays counted as spent.",
+    ),
+    Reason.UPSTREAM_LOST: Explanation(
+        "The server could not be reached again after its 402, so the payment was not sent.",
+        "Try again when the server is reachable; the same request gets the same payment again.",
     ),
     Reason.CLIENT_GONE: Explanation(
         "The program hung up while the payment was prepared; it was not sent.",

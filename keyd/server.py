@@ -10,7 +10,7 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from aiohttp import web
@@ -28,12 +28,14 @@ from keyd.service import Authorized, Service
 from keyd.strangers import Strangers
 from ledger.entry import Entry
 from ledger.errors import LedgerError
-from ledger.verify import verify_file
+from ledger.verify import verify
 
 BODY_TIMEOUT_S: Final = 10.0
 """A peer that sends its body slower than this holds a connection for nothing; real ones need milliseconds."""
 MAX_ENTRIES: Final = 1000
 """Entries in one answer; a longer tail is asked for in pieces."""
+
+_PEER: Final = web.RequestKey("peer", Peer)
 
 log = structlog.get_logger("keyd.server")
 
@@ -52,12 +54,11 @@ class Server:
     """The aiohttp application around a `Service`."""
 
     def __init__(
-        self, service: Service, roles: Roles, clock: Callable[[], int], ledger_file: Any, strangers: Strangers
+        self, service: Service, roles: Roles, clock: Callable[[], int], strangers: Strangers
     ) -> None:
         self.service = service
         self._roles = roles
         self._clock = clock
-        self._ledger_file = ledger_file
         self._strangers = strangers
         self.app = web.Application(client_max_size=api.MAX_BODY, middlewares=[self._answer])
         for name, endpoint in api.ENDPOINTS.items():
@@ -202,13 +203,13 @@ class Server:
 
     async def _ledger_verify(self, request: web.Request) -> web.Response:
         # In a thread: a long ledger takes seconds, and payments go on meanwhile.
-        report = await asyncio.to_thread(verify_file, self._ledger_file)
+        verdict = await asyncio.to_thread(verify, self.service.ledger.path)
         return _json(
             api.LedgerVerdict(
-                ok=not report.problems,
-                entries=report.entries,
-                head=report.head.hash.hex(),
-                problems=list(report.problems),
+                ok=verdict.ok,
+                entries=verdict.entries,
+                head=verdict.head.hash.hex(),
+                problems=verdict.problems,
             )
         )
 
@@ -219,11 +220,11 @@ def _endpoint_of(request: web.Request) -> Endpoint | None:
 
 
 def _peer(request: web.Request) -> Peer:
-    peer: Peer | None = request.get("peer")
+    peer = request.get(_PEER)
     if peer is None:
         assert request.transport is not None  # a request that is being answered has a connection
         connection: socket.socket = request.transport.get_extra_info("socket")
-        peer = request["peer"] = peer_of(connection)
+        peer = request[_PEER] = peer_of(connection)
     return peer
 
 

@@ -23,7 +23,8 @@ from keyd.peer import Peer
 from keyd.policy import Deny, Policy, admit, decide, same_terms
 from keyd.reasons import Reason
 from ledger.entry import Entry
-from ledger.log import Ledger, Transaction
+from ledger.log import Ledger
+from ledger.transaction import Transaction
 
 _BUDGET_REASONS = frozenset({Reason.BUDGET_DAILY})
 

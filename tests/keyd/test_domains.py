@@ -115,3 +115,22 @@ def test_no_entry_raises_anything_but_value_error(entry: str) -> None:
         return
     # Whatever was accepted covers the origin it spells, and never plain http unless it says so.
     assert pattern.scheme == "https" or entry.strip().lower().startswith("http://")
+
+
+@pytest.mark.parametrize(
+    ("text", "short"),
+    [
+        ("API.example.com", "api.example.com"),
+        ("https://api.example.com:443", "api.example.com"),
+        ("*.example.com", "*.example.com"),
+        ("api.example.com:8443", "api.example.com:8443"),
+        ("http://127.0.0.1:4021", "http://127.0.0.1:4021"),
+        ("http://api.example.com", "http://api.example.com"),
+        ("https://[0:0::1]:8443", "[::1]:8443"),
+        ("*", "*"),
+    ],
+)
+def test_a_pattern_is_written_as_the_shortest_entry_that_means_the_same(text: str, short: str) -> None:
+    pattern = DomainPattern.parse(text)
+    assert str(pattern) == short
+    assert DomainPattern.parse(short) == pattern

@@ -1,0 +1,266 @@
+"""The socket: roles, forms, errors, over a real Unix socket."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from eth_account import Account
+
+from keyd import api, eip3009
+from keyd.api import Role
+from keyd.assets import DEFAULT_ASSETS
+from keyd.client import KeydClient, KeydRefused, KeydUnreachable
+from keyd.peer import Roles
+from keyd.server import Server
+from keyd.strangers import INTERVAL_US, Strangers
+from tests.keyd.conftest import DEV_KEY, PAYER, SELLER, Rig, offer, sign_request
+
+ALL = frozenset(Role)
+
+
+class Keyd:
+    """A server on a socket; `grant` decides which roles this very process has."""
+
+    def __init__(self, rig: Rig, socket: Path) -> None:
+        self.rig = rig
+        self.socket = socket
+        self.server = Server(rig.service, Roles({}, {}), rig.clock, Strangers())
+
+    def grant(self, *roles: Role) -> None:
+        uids = {role: frozenset({os.getuid()}) if role in roles else frozenset() for role in Role}
+        self.server._roles = Roles(uids, dict.fromkeys(Role, frozenset()))
+
+    async def raw(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        connector = aiohttp.UnixConnector(str(self.socket))
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.request(method, f"http://keyd{path}", data=data) as response,
+        ):
+            return response.status, await response.json()
+
+
+@pytest.fixture
+async def keyd(rig: Rig, tmp_path: Path) -> AsyncIterator[Keyd]:
+    keyd = Keyd(rig, tmp_path / "keyd.sock")
+    keyd.grant(*Role)
+    runner = web.AppRunner(keyd.server.app, access_log=None)
+    await runner.setup()
+    await web.UnixSite(runner, str(keyd.socket)).start()
+    yield keyd
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def client(keyd: Keyd) -> AsyncIterator[KeydClient]:
+    async with KeydClient(str(keyd.socket)) as client:
+        yield client
+
+
+async def test_the_full_form_is_answered_with_a_signed_payload(client: KeydClient) -> None:
+    reply = await client.sign(sign_request())
+    assert reply.wallet_address == PAYER
+    assert reply.payload.authorization.to == SELLER
+    assert (reply.amount, reply.amount_usd, reply.asset) == ("0.001", "0.001", "USDC")
+    assert len(bytes.fromhex(reply.signature[2:])) == 65
+    assert reply.signature not in f"{reply!r} {reply}"
+
+
+async def test_the_flat_form_is_answered_in_its_own_terms_and_repeats_are_free(keyd: Keyd) -> None:
+    flat = {
+        "domain": "api.example.com",
+        "amount_usd": "0.001",
+        "asset": "USDC",
+        "chain": "base-sepolia",
+        "pay_to": SELLER,
+        "expiry": keyd.rig.clock.now_us // 1_000_000 + 300,
+    }
+    status, reply = await keyd.raw("POST", "/x402/sign", flat)
+    assert status == 200
+    assert reply["wallet_address"] == PAYER
+    assert reply["signed_at"] == keyd.rig.clock.now_us // 1_000_000
+    fields = eip3009.Authorization.from_json(reply["payload"]["authorization"])
+    asset = next(a for a in DEFAULT_ASSETS if a.network == "eip155:84532")
+    assert Account._recover_hash(eip3009.digest(fields, asset), signature=reply["signature"]) == PAYER
+    again = await keyd.raw("POST", "/x402/sign", flat)
+    assert again[1]["signature"] == reply["signature"]
+    assert len(keyd.rig.entries("x402.payment.signed")) == 1
+
+
+@pytest.mark.parametrize(
+    ("members", "words"),
+    [
+        ({"amount_usd": "0.0000001"}, "more than 6 decimal places"),
+        ({"amount_usd": 0.001}, "amount_usd"),
+        ({"amount_usd": "1e3"}, "amount_usd"),
+        ({"asset": "DOGE"}, "not in keyd's table"),
+        ({"chain": "nowhere"}, "not in keyd's table"),
+        ({"typed_data": {}}, "typed_data"),
+    ],
+)
+async def test_a_flat_form_that_is_unclear_is_refused_in_words(
+    keyd: Keyd, members: dict[str, Any], words: str
+) -> None:
+    flat = {"domain": "api.example.com", "amount_usd": "0.001", "asset": "USDC", "chain": "base-sepolia"}
+    flat |= {"pay_to": SELLER, "expiry": 2_000_000_000} | members
+    status, refusal = await keyd.raw("POST", "/x402/sign", flat)
+    assert (status, refusal["code"]) == (400, "request_malformed")
+    assert words in refusal["detail"]
+
+
+async def test_an_expired_flat_form_is_refused(keyd: Keyd) -> None:
+    flat = {"domain": "api.example.com", "amount_usd": "0.001", "asset": "USDC", "chain": "base-sepolia"}
+    status, refusal = await keyd.raw("POST", "/x402/sign", flat | {"pay_to": SELLER, "expiry": 1})
+    assert (status, refusal["code"]) == (403, "timeout_invalid")
+
+
+async def test_a_refusal_carries_code_detail_and_the_way_out(client: KeydClient) -> None:
+    with pytest.raises(KeydRefused) as caught:
+        await client.sign(sign_request(offer("200000")))
+    refusal = caught.value.refusal
+    assert caught.value.status == 403
+    assert refusal.code == "cap_per_payment"
+    assert "max_payment_usd" in refusal.hint
+
+
+@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("name", list(api.ENDPOINTS))
+async def test_each_role_reaches_exactly_its_endpoints(keyd: Keyd, role: Role, name: str) -> None:
+    endpoint = api.ENDPOINTS[name]
+    keyd.grant(role)
+    status, answer = await keyd.raw(
+        endpoint.method, endpoint.path, b"" if endpoint.method == "POST" else None
+    )
+    if role in endpoint.roles:
+        assert answer.get("code") not in ("role_insufficient", "peer_unknown")
+        assert status in (200, 400)
+    else:
+        assert (status, answer["code"]) == (403, "role_insufficient")
+        assert keyd.rig.entries("keyd.peer.refused")
+
+
+async def test_a_stranger_is_refused_everywhere_and_recorded_once_a_minute(keyd: Keyd) -> None:
+    keyd.grant()
+    for path in ("/health", "/x402/sign", "/nowhere", "/ledger/head"):
+        status, answer = await keyd.raw("GET", path)
+        assert (status, answer["code"]) == (403, "peer_unknown")
+    assert [e.data["suppressed"] for e in keyd.rig.entries("keyd.peer.refused")] == [0]
+    keyd.rig.clock.advance(INTERVAL_US / 1_000_000)
+    await keyd.raw("GET", "/health")
+    assert [e.data["suppressed"] for e in keyd.rig.entries("keyd.peer.refused")] == [0, 3]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"offers": NaN}',
+        json.dumps(sign_request().model_dump() | {"extra": 1}).encode(),
+        json.dumps(sign_request().model_dump() | {"x402_version": "2"}).encode(),
+        json.dumps(sign_request().model_dump() | {"offers": []}).encode(),
+        json.dumps(sign_request().model_dump() | {"fingerprint": "x"}).encode(),
+        json.dumps(sign_request().model_dump() | {"digest": "00" * 32}).encode(),
+    ],
+)
+async def test_a_malformed_request_is_refused_and_keyd_goes_on(keyd: Keyd, body: bytes) -> None:
+    status, refusal = await keyd.raw("POST", "/x402/sign", body)
+    assert (status, refusal["code"]) == (400, "request_malformed")
+    assert (await keyd.raw("GET", "/health"))[0] == 200
+
+
+async def test_a_body_over_the_limit_is_refused(keyd: Keyd) -> None:
+    status, refusal = await keyd.raw("POST", "/x402/sign", b" " * (api.MAX_BODY + 1))
+    assert (status, refusal["code"]) == (413, "request_malformed")
+
+
+async def test_a_private_key_is_never_quoted_in_an_error(
+    keyd: Keyd, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bad = DEV_KEY[:-1] + "g"
+    for message in (
+        {"label": "x", "private_key": bad},
+        {"label": "X!", "private_key": bad},
+        {"label": "x", "key": bad},
+    ):
+        status, refusal = await keyd.raw("POST", "/wallet/import", message)
+        assert status == 400
+        assert bad[:20] not in json.dumps(refusal)
+    captured = capfd.readouterr()
+    assert bad[:20] not in captured.out + captured.err
+
+
+async def test_wallets_are_made_listed_and_recorded_but_never_overwritten(
+    keyd: Keyd, client: KeydClient
+) -> None:
+    made = await client.wallet_create(api.WalletCreate(label="fresh"))
+    imported = await client.wallet_import(api.WalletImport(label="dev", private_key="0x" + DEV_KEY))
+    assert imported.address == PAYER
+    listed = await client.wallet_list()
+    assert {w.label for w in listed.wallets} == {"default", "dev", "fresh"}
+    assert [w.label for w in listed.wallets if w.default] == ["default"]
+    with pytest.raises(KeydRefused, match="wallet_exists"):
+        await client.wallet_create(api.WalletCreate(label="fresh"))
+    assert [e.data["address"] for e in keyd.rig.entries("wallet.created")] == [made.address]
+    assert [e.data["label"] for e in keyd.rig.entries("wallet.imported")] == ["dev"]
+
+
+async def test_the_policy_view_counts_what_was_signed(client: KeydClient) -> None:
+    await client.sign(sign_request(what=1))
+    await client.sign(sign_request(offer("20000"), what=2))
+    view = await client.policy()
+    assert (view.daily_budget, view.spent_today, view.left_today) == ("1.00", "0.021", "0.979")
+    assert [(d.domain, d.usd, d.calls) for d in view.by_domain] == [("api.example.com", "0.021", 2)]
+    assert view.allowed_domains == ["api.example.com"]
+    assert view.wallet == PAYER
+
+
+async def test_the_ledger_is_read_and_verified_over_the_socket(client: KeydClient) -> None:
+    await client.sign(sign_request())
+    entries = (await client.ledger_entries(limit=1)).entries
+    assert [e.type for e in entries] == ["x402.payment.signed"]
+    assert [e.seq for e in (await client.ledger_entries(limit=10, after=0)).entries] == [1, 2]
+    verdict = await client.ledger_verify()
+    head = await client.ledger_head()
+    assert (verdict.ok, verdict.entries, verdict.head) == (True, 2, head.hash)
+
+
+async def test_a_dead_socket_is_unreachable_and_nothing_else(tmp_path: Path) -> None:
+    async with KeydClient(str(tmp_path / "nobody.sock")) as client:
+        with pytest.raises(KeydUnreachable):
+            await client.health()
+
+
+async def test_health_says_why_nothing_can_be_paid(keyd: Keyd, client: KeydClient) -> None:
+    assert (await client.health()).status == "ok"
+    keyd.rig.policy(enabled=False, allowed_domains=())
+    health = await client.health()
+    assert health.status == "degraded"
+    assert len(health.problems) == 2
+
+
+async def test_a_ledger_that_cannot_be_written_refuses_with_its_own_code(keyd: Keyd) -> None:
+    keyd.rig.ledger.close()
+    status, refusal = await keyd.raw("POST", "/x402/sign", sign_request().model_dump_json().encode())
+    assert (status, refusal["code"]) == (503, "ledger_unavailable")
+
+
+def test_every_endpoint_has_a_handler_and_a_role(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig()
+    server = Server(rig.service, Roles({}, {}), rig.clock, Strangers())
+    served = {(r.method, r.resource.canonical) for r in server.app.router.routes() if r.resource}
+    declared = {(e.method, e.path) for e in api.ENDPOINTS.values()}
+    assert declared <= served
+    assert all(e.roles for e in api.ENDPOINTS.values())
+    assert {m for m, _ in served} <= {"GET", "POST", "HEAD"}
