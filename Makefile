@@ -1,0 +1,74 @@
+# Everything a newcomer and CI run. `make` alone lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.SUFFIXES:
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+# -qq: a healthy installation says nothing; errors still show.
+PIP := $(PYTHON) -m pip install -qq --disable-pip-version-check -c constraints.txt
+REAL := tests/real/counterparts
+CACHE := .cache/counterparts
+ARGS ?=
+
+.PHONY: help demo test check dev counterparts constraints format clean
+
+help: ## this list
+	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-18s %s\n", $$1, $$2 }'
+
+demo: $(VENV)/runtime.stamp ## pay a local API with plain curl: keyd, egress, ledger, nothing left behind
+	@$(PYTHON) -m demo
+
+test: dev counterparts ## every test, real counterparts included; narrow with ARGS='-k word' or ARGS='-m "not slow"'
+	@$(PYTHON) -m pytest $(ARGS)
+
+check: dev ## formatting, lint, strict types, import rules, generated documents
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+
+dev: $(VENV)/dev.stamp ## the development environment alone, in .venv
+
+format: dev ## rewrite the sources as `make check` wants them
+	@$(VENV)/bin/ruff check --fix .
+	@$(VENV)/bin/ruff format .
+
+counterparts: $(CACHE)/chain.stamp $(CACHE)/v2.stamp $(CACHE)/v1.stamp ## chain, token and official SDKs that the tests pay
+
+constraints: ## resolve every dependency anew and pin the result, on each Python >= 3.12 of this machine
+	@"$$(tools/find-python)" tools/pin-dependencies
+
+clean: ## remove everything that make made
+	@rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Two layers, so that the demo need not wait for linters and test tools.
+$(VENV)/runtime.stamp: pyproject.toml constraints.txt tools/make-venv tools/find-python
+	@tools/make-venv $(VENV)
+	@echo '· installing what osmoda-x402 needs to run'
+	@$(PIP) setuptools
+	@$(PIP) --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/runtime.stamp
+	@echo '· installing development tools'
+	@$(PIP) --no-build-isolation -e '.[dev]'
+	@touch $@
+
+# --ignore-scripts: the packages need none, and a package that is only data has no business running one.
+$(CACHE)/chain.stamp: $(REAL)/package.json
+	@command -v npm >/dev/null || { echo 'error: npm is missing: the test chain comes as an npm package.' >&2; \
+	  echo 'hint: apt-get install npm (or any Node.js >= 18), then run make again.' >&2; exit 1; }
+	@echo '· installing the test chain (anvil) and Circle’s USDC contracts'
+	@mkdir -p $(CACHE)/npm && cp $< $(CACHE)/npm/
+	@npm install --prefix $(CACHE)/npm --ignore-scripts --no-audit --no-fund --no-package-lock --loglevel=error >/dev/null
+	@touch $@
+
+# Environments of their own: the SDKs pin versions that osmoda-x402 must not depend on.
+$(CACHE)/%.stamp: $(REAL)/sdk-%.txt tools/make-venv
+	@tools/make-venv $(CACHE)/venv-$*
+	@echo '· installing the official x402 SDK, protocol $*'
+	@$(CACHE)/venv-$*/bin/python -m pip install -qq --disable-pip-version-check -r $<
+	@touch $@
