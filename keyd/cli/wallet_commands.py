@@ -1,0 +1,127 @@
+"""`keyctl wallet`: the wallets keyd holds. A key goes to keyd once and never comes back."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+from pydantic import TypeAdapter, ValidationError
+
+from keyd import api
+from keyd.cli.context import Invocation, invocation
+from keyd.cli.errors import CliError
+from keyd.cli.key_sources import (
+    DEFAULT_DERIVATION_PATH,
+    key_from_hex_file,
+    key_from_keystore,
+    key_from_mnemonic_file,
+    read_secret,
+)
+from keyd.cli.render import escaped, table
+from keyd.client import KeydClient
+
+_LABEL: TypeAdapter[str] = TypeAdapter(api.Label)
+
+
+def _checked_label(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    try:
+        return _LABEL.validate_python(value)
+    except ValidationError:
+        raise click.BadParameter(
+            "use lower-case letters, digits, dot, dash and underscore, at most 63, starting with a letter or digit"
+        ) from None
+
+
+label_argument = click.argument("label", callback=_checked_label)
+_secret_file = click.Path(path_type=Path)
+
+
+@click.group()
+def wallet() -> None:
+    """Create, import and list the wallets that pay."""
+
+
+@wallet.command()
+@label_argument
+@invocation
+def create(run: Invocation, label: str) -> None:
+    """Let keyd make a new wallet. Its key never leaves keyd."""
+    made = run.ask(lambda keyd: keyd.wallet_create(api.WalletCreate(label=label)))
+    click.echo(f"created wallet {made.label}: {escaped(made.address)}")
+
+
+@wallet.command("import")
+@label_argument
+@click.option("--key-file", metavar="FILE", type=_secret_file, help="Private key: 64 hex digits.")
+@click.option("--keystore", metavar="FILE", type=_secret_file, help="Ethereum keystore, version 3 (JSON).")
+@click.option(
+    "--password-file",
+    metavar="FILE",
+    type=_secret_file,
+    help="Password of the keystore; asked for if not given.",
+)
+@click.option("--mnemonic-file", metavar="FILE", type=_secret_file, help="BIP-39 mnemonic, English words.")
+@click.option(
+    "--derivation-path", metavar="PATH", help=f"For the mnemonic. Otherwise {DEFAULT_DERIVATION_PATH}."
+)
+@invocation
+def import_wallet(
+    run: Invocation,
+    label: str,
+    key_file: Path | None,
+    keystore: Path | None,
+    password_file: Path | None,
+    mnemonic_file: Path | None,
+    derivation_path: str | None,
+) -> None:
+    """Give keyd an existing key: exactly one of --key-file, --keystore, --mnemonic-file.
+
+    keyd keeps it encrypted. Delete the file afterwards, or keep it as the backup.
+    """
+    if sum(source is not None for source in (key_file, keystore, mnemonic_file)) != 1:
+        raise click.UsageError("give exactly one of --key-file, --keystore, --mnemonic-file")
+    if password_file is not None and keystore is None:
+        raise click.UsageError("--password-file goes with --keystore")
+    if derivation_path is not None and mnemonic_file is None:
+        raise click.UsageError("--derivation-path goes with --mnemonic-file")
+    if key_file is not None:
+        key = key_from_hex_file(key_file)
+    elif keystore is not None:
+        key = key_from_keystore(keystore, _password(keystore, password_file))
+    elif mnemonic_file is not None:
+        key = key_from_mnemonic_file(mnemonic_file, derivation_path or DEFAULT_DERIVATION_PATH)
+    request = api.WalletImport(label=label, private_key=key)
+    made = run.ask(lambda keyd: keyd.wallet_import(request))
+    click.echo(f"imported wallet {made.label}: {escaped(made.address)}")
+
+
+def _password(keystore: Path, password_file: Path | None) -> str:
+    if password_file is not None:
+        return read_secret(password_file).removesuffix("\n").removesuffix("\r")
+    if not sys.stdin.isatty():
+        raise CliError(
+            "there is no terminal to ask for the keystore's password on", "give it with --password-file"
+        )
+    answer: str = click.prompt(f"Password of {keystore}", hide_input=True, err=True)
+    return answer
+
+
+@wallet.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print keyd's answer as JSON.")
+@invocation
+def list_wallets(run: Invocation, as_json: bool) -> None:
+    """List the wallets keyd holds; the default one pays."""
+    held = run.ask(KeydClient.wallet_list)
+    if as_json:
+        click.echo(held.model_dump_json(indent=2))
+    elif held.wallets:
+        click.echo(table(("LABEL", "ADDRESS", "CREATED", ""), [_row(entry) for entry in held.wallets]))
+    else:
+        click.echo("no wallets yet: `keyctl wallet create LABEL` makes one")
+
+
+def _row(entry: api.Wallet) -> tuple[str, str, str, str]:
+    created = datetime.fromtimestamp(entry.created_at, UTC).strftime("%Y-%m-%d")
+    return entry.label, entry.address, created, "default" if entry.default else ""

@@ -1,0 +1,121 @@
+"""Transcripts of `keyctl ledger`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from keyd import api
+
+HASH = "ab" * 32
+OK = api.LedgerVerdict(ok=True, entries=3, head=HASH, problems=[])
+
+
+def entry(seq: int, type_: str = "keyd.started", **data: object) -> api.LedgerEntry:
+    ts = f"2026-11-21T02:00:{seq % 60:02d}.000000Z"
+    return api.LedgerEntry(seq=seq, ts=ts, type=type_, actor="uid:0", data=data, hash=HASH)
+
+
+def serve(keyd, entries: list[api.LedgerEntry], page: int = 1000) -> None:
+    """Answers as keyd does: `after` and `limit` on these entries, at most `page` at once."""
+
+    def answer(request):
+        after, limit = int(request.query["after"]), int(request.query["limit"])
+        return api.LedgerEntries(entries=[e for e in entries if e.seq > after][: min(limit, page)])
+
+    keyd.answers["ledger_entries"] = answer
+    keyd.answers["ledger_head"] = api.LedgerHead(seq=len(entries), hash=HASH)
+
+
+def test_verify_prints_the_head_to_keep(keyd, ask):
+    keyd.answers["ledger_verify"] = OK
+    result = ask("ledger", "verify")
+    assert (result.code, result.err) == (0, "")
+    assert result.out == f"ledger verified: 3 entries\nhead: 3 {HASH}\n"
+
+
+def test_verify_names_each_problem_and_fails(keyd, ask):
+    problems = ["entry 2: data changed after it was written", "entry 3: missing"]
+    keyd.answers["ledger_verify"] = OK.model_copy(update={"ok": False, "problems": problems})
+    result = ask("ledger", "verify")
+    assert (result.code, result.out) == (1, "")
+    assert result.err == (
+        "keyctl: error: entry 2: data changed after it was written\n"
+        "keyctl: error: entry 3: missing\n"
+        "keyctl: error: the ledger is damaged: 2 problem(s) in 3 entries\n"
+        "keyctl: hint: stop osmoda-keyd, keep this ledger as evidence, and compare it with a backup\n"
+    )
+
+
+def test_tail_shows_one_short_line_an_entry_oldest_first(keyd, ask):
+    serve(
+        keyd,
+        [
+            entry(1, "wallet.created", label="default", address="0x00"),
+            entry(2, "x402.payment.signed", domain="api.example.com", usd_micros=1500, payment_id="ff"),
+            entry(3, "x402.payment.rejected", domain="dear.example.com", code="cap_per_payment"),
+            entry(4, "x402.payment.settled", payment_id="0123"),
+            entry(5, "keyd.stopped"),
+        ],
+    )
+    result = ask("ledger", "tail")
+    assert (result.code, result.err) == (0, "")
+    assert result.out == (
+        "2026-11-21 02:00:01Z  wallet.created           default\n"
+        "2026-11-21 02:00:02Z  x402.payment.signed      api.example.com  $0.0015\n"
+        "2026-11-21 02:00:03Z  x402.payment.rejected    dear.example.com  cap_per_payment\n"
+        "2026-11-21 02:00:04Z  x402.payment.settled     0123\n"
+        "2026-11-21 02:00:05Z  keyd.stopped\n"
+    )
+
+
+def test_tail_json_is_one_complete_entry_a_line(keyd, ask):
+    entries = [entry(seq, domain="a\nb") for seq in (1, 2, 3)]
+    serve(keyd, entries)
+    lines = ask("ledger", "tail", "--json").out.splitlines()
+    assert [api.LedgerEntry.model_validate_json(line) for line in lines] == entries
+    assert list(json.loads(lines[0])) == ["seq", "ts", "type", "actor", "data", "hash"]
+
+
+@pytest.mark.parametrize(("limit", "first"), [(1, 30), (7, 24), (30, 1), (1000, 1)])
+def test_tail_limit_takes_the_newest_across_pages(keyd, ask, limit, first):
+    serve(keyd, [entry(seq) for seq in range(1, 31)], page=4)
+    lines = ask("ledger", "tail", "--json", "--limit", str(limit)).out.splitlines()
+    assert [json.loads(line)["seq"] for line in lines] == list(range(first, 31))
+
+
+def test_tail_of_an_empty_ledger_prints_nothing(keyd, ask):
+    serve(keyd, [])
+    result = ask("ledger", "tail")
+    assert (result.code, result.out, result.err) == (0, "", "")
+
+
+def test_tail_does_not_ask_for_ever_if_entries_are_missing(keyd, ask):
+    serve(keyd, [entry(1)])
+    keyd.answers["ledger_head"] = api.LedgerHead(seq=9, hash=HASH)
+    result = ask("ledger", "tail")
+    assert result.code == 1
+    assert result.err == "keyctl: error: keyd returned no entry after entry 1, but its ledger has 9\n"
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "many"])
+def test_a_limit_that_is_no_count_is_a_usage_error(keyd, ask, limit):
+    result = ask("ledger", "tail", "--limit", limit)
+    assert (result.code, keyd.asked) == (2, [])
+
+
+@pytest.mark.parametrize("json_option", [[], ["--json"]])
+@pytest.mark.parametrize(
+    "hostile", ["\x1b[2J\x1b]0;owned\x07", "x\r\nkeyctl: ledger verified", "\u202e0x00", "\x9b31m"]
+)
+def test_text_of_strangers_cannot_steer_the_terminal(keyd, ask, hostile, json_option):
+    serve(keyd, [entry(1, "x402.payment.attempt", domain=hostile, code=hostile)])
+    result = ask("ledger", "tail", *json_option)
+    assert result.code == 0
+    assert len(result.out.splitlines()) == 1
+    if json_option:  # JSON leaves other scripts' characters alone, and C0 controls are escaped in it
+        assert all(char >= " " for char in result.out.rstrip("\n"))
+        assert json.loads(result.out)["data"]["domain"] == hostile
+    else:
+        assert result.out.rstrip("\n").isprintable()
