@@ -1,0 +1,260 @@
+"""The addon: what is done to a request and its answer at each step that mitmproxy announces."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Final
+
+import structlog
+from mitmproxy import ctx, http, tcp
+from mitmproxy.addons.proxyserver import Proxyserver
+from pydantic import ValidationError
+
+from egress import guard, x402
+from egress.exchange import EGRESS_HEADER, BodyCopy, Exchange, Payment
+from egress.fingerprint import fingerprint
+from egress.origin import connected_origin, names_origin
+from egress.payer import Failure, Payer
+from egress.paystream import Challenge, PassOn, Pay
+from keyd import api
+from keyd.client import KeydProtocolError, KeydRefused, KeydUnreachable
+from keyd.reasons import Reason
+
+SMALL_BODY: Final = 64 * 1024
+"""A request body of known length up to this is sent in one piece once it is complete. Servers that answer 402
+without reading the body then cannot cut off an upload that is under way."""
+
+_INTENT: Final = "X-402-Intent"
+_NEVER_UPSTREAM: Final = ("Proxy-Authorization", "Proxy-Connection")
+_OWN_PAYMENT: Final = (x402.PAYMENT_SIGNATURE, x402.X_PAYMENT)
+_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+_log = structlog.get_logger("egress")
+
+
+class X402Addon:
+    """Keeps what is needed to repeat a request, has 402s paid, and tells the application what happened."""
+
+    def __init__(self, payer: Payer, *, enabled: bool, max_request_body: int) -> None:
+        self._payer = payer
+        self._enabled = enabled
+        self._max_request_body = max_request_body
+        self.live: set[str] = set()
+        """Ids of the flows that have begun and not ended."""
+
+    # -- the request ----------------------------------------------------------------------------------------
+
+    def requestheaders(self, flow: http.HTTPFlow) -> None:
+        self.live.add(flow.id)
+        exchange = Exchange.of(flow)
+        exchange.intent = flow.request.headers.get(_INTENT)
+        if any(name in flow.request.headers for name in _OWN_PAYMENT):
+            exchange.refusal = Reason.OWN_PAYMENT
+        elif not self._enabled:
+            exchange.refusal = Reason.EGRESS_DISABLED
+        strip_request_headers(flow.request.headers)
+        self._keep_body(flow, exchange)
+
+    def _keep_body(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        length = flow.request.headers.get("content-length", "")
+        known = int(length) if length.isdecimal() and len(length) < 20 else None
+        if known is not None and known <= min(SMALL_BODY, self._max_request_body):
+            return
+        exchange.body = BodyCopy(self._max_request_body)
+        exchange.body.overflowed = known is not None and known > self._max_request_body
+        flow.request.stream = exchange.body
+
+    # -- the 402 --------------------------------------------------------------------------------------------
+
+    async def payment_required(self, challenge: Challenge) -> None:
+        flow, exchange = challenge.flow, Exchange.of(challenge.flow)
+        challenge.upstream_blocked = self._abort_if_blocked(flow)
+        origin = connected_origin(flow.server_conn)
+        if origin is None or not names_origin(flow.request, origin):
+            challenge.decision = PassOn(Reason.HOST_UNVERIFIED)
+            return
+        assert flow.response is not None
+        try:
+            required = x402.read_payment_required(
+                flow.response.headers.get_all(x402.PAYMENT_REQUIRED), flow.response.raw_content or b""
+            )
+        except x402.X402Error as error:
+            _log.info("egress.terms_missing", origin=str(origin), fault=str(error))
+            challenge.decision = PassOn(Reason.TERMS_MISSING)
+            return
+        try:
+            request = sign_request(flow.request, challenge.request_body, origin, exchange.intent, required)
+        except ValidationError:
+            challenge.decision = PassOn(Reason.REQUEST_MALFORMED)
+            return
+        challenge.decision = await self._ask_keyd(request, required, origin)
+
+    async def _ask_keyd(
+        self, request: api.SignRequest, required: x402.PaymentRequired, origin: api.Origin
+    ) -> Pay | PassOn:
+        try:
+            reply = await self._payer.sign(request)
+        except KeydRefused as refused:
+            code = refused.refusal.code
+            return PassOn(code if _CODE.fullmatch(code) else Reason.KEYD_ERROR)
+        except KeydUnreachable:
+            return PassOn(Reason.KEYD_UNREACHABLE)
+        except KeydProtocolError:
+            return PassOn(Reason.KEYD_ERROR)
+        try:
+            payload = reply.payload.model_dump(by_alias=True)
+            header = x402.encode_payment(required, reply.accepted, payload)
+        except x402.X402Error:
+            not_sent = api.OutcomeReport(payment_id=reply.payment_id, failure="not_sent")
+            self._payer.report(request.fingerprint, not_sent)
+            return PassOn(Reason.KEYD_ERROR)
+        return Pay(Payment(reply, header, request.fingerprint), origin)
+
+    def abort_upstream(self, flow: http.HTTPFlow) -> None:
+        transport = _upstream_transport(flow)
+        if transport is not None:
+            transport.abort()
+
+    def _abort_if_blocked(self, flow: http.HTTPFlow) -> bool:
+        """Cut an HTTP/1 upstream connection on which bytes of the first request are still waiting."""
+        transport = _upstream_transport(flow)
+        if transport is None or flow.server_conn.alpn == b"h2" or not transport.get_write_buffer_size():
+            return False
+        transport.abort()
+        return True
+
+    # -- the answer -----------------------------------------------------------------------------------------
+
+    def responseheaders(self, flow: http.HTTPFlow) -> None:
+        assert flow.response is not None
+        exchange, response = Exchange.of(flow), flow.response
+        response.stream = True
+        response.headers.pop(EGRESS_HEADER, None)
+        payment = exchange.payment
+        if payment is not None and payment.sent:
+            settlement = _settlement(response)
+            self._report(payment, http_status=response.status_code, settlement=settlement)
+            response.headers[EGRESS_HEADER] = _paid(payment, response.status_code, settlement)
+        elif response.status_code == 402 or exchange.refusal == Reason.DESTINATION_PRIVATE:
+            if payment is not None:
+                self._report(payment, failure="not_sent")
+            reason = exchange.refusal or Reason.BODY_TOO_LARGE
+            response.headers[EGRESS_HEADER] = f"rejected; reason={reason}"
+            _log.info("egress.rejected", host=flow.request.host, port=flow.request.port, reason=str(reason))
+
+    def response(self, flow: http.HTTPFlow) -> None:
+        self.live.discard(flow.id)
+        if flow.response is not None and flow.response.trailers is not None:
+            flow.response.trailers.pop(EGRESS_HEADER, None)
+
+    def error(self, flow: http.HTTPFlow) -> None:
+        self.live.discard(flow.id)
+        payment = Exchange.of(flow).payment
+        if payment is not None:
+            # The application hung up first: it did not wait longer for the paid answer.
+            sent: Failure = "connection" if flow.client_conn.connected else "timeout"
+            self._report(payment, failure=sent if payment.sent else "not_sent")
+
+    def _report(
+        self,
+        payment: Payment,
+        *,
+        http_status: int | None = None,
+        settlement: dict[str, object] | None = None,
+        failure: Failure | None = None,
+    ) -> None:
+        """Once for each payment: what is known first counts."""
+        if payment.reported:
+            return
+        payment.reported = True
+        report = api.OutcomeReport(
+            payment_id=payment.reply.payment_id,
+            http_status=http_status,
+            settlement=settlement,
+            failure=failure,
+        )
+        self._payer.report(payment.fingerprint, report)
+
+    # -- connections ----------------------------------------------------------------------------------------
+
+    def http_connect_error(self, flow: http.HTTPFlow) -> None:
+        """A CONNECT that failed. mitmproxy has made a 502 of it; a refused destination is a 403."""
+        if guard.REFUSED in (flow.server_conn.error or ""):
+            flow.response = guard.refusal()
+            flow.response.headers[EGRESS_HEADER] = f"rejected; reason={Reason.DESTINATION_PRIVATE}"
+
+    def tcp_message(self, flow: tcp.TCPFlow) -> None:
+        """mitmproxy would keep every message of an upgraded connection in memory until it ends."""
+        flow.messages.clear()
+
+
+def strip_request_headers(headers: http.Headers) -> None:
+    """Remove what is meant for egress: X-402-* steers it (and X-402-Key is a private key), Proxy-* is for it."""
+    for name in {name for name in headers if name.lower().startswith("x-402-")}:
+        del headers[name]
+    for name in _NEVER_UPSTREAM:
+        headers.pop(name, None)
+
+
+def sign_request(
+    request: http.Request,
+    body: bytes,
+    origin: api.Origin,
+    intent: str | None,
+    required: x402.PaymentRequired,
+) -> api.SignRequest:
+    """What keyd is asked. Raises pydantic.ValidationError, for example for an X-402-Intent of no length."""
+    path, resource_url = _text(request.path), required.resource_url
+    return api.SignRequest(
+        origin=origin,
+        method=request.method,
+        path=path.partition("?")[0][:2048],
+        fingerprint=fingerprint(request.method, f"{origin}{request.path}", body),
+        intent=intent,
+        x402_version=required.version,
+        offers=list(required.accepts[: api.MAX_OFFERS]),
+        resource_url=None if resource_url is None else resource_url[:2048],
+    )
+
+
+def _text(value: str) -> str:
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def _settlement(response: http.Response) -> dict[str, object] | None:
+    for name in (x402.PAYMENT_RESPONSE, x402.X_PAYMENT_RESPONSE):
+        if values := response.headers.get_all(name):
+            return x402.read_settlement(values)
+    return None
+
+
+def _paid(payment: Payment, status: int, settlement: dict[str, object] | None) -> str:
+    """The X-402-Egress value of an answer that came after the payment was sent."""
+    reply = payment.reply
+    if status == 402:
+        return f"rejected; reason={Reason.ALREADY_PAID}; payment={reply.payment_id}"
+    # An error answer proves neither that the money moved nor that it did not.
+    word = "paid" if status < 400 else "unknown"
+    fields = {
+        "amount": reply.amount,
+        "asset": reply.asset,
+        "network": reply.network,
+        "payment": reply.payment_id,
+        "tx": x402.transaction_hash(settlement),
+    }
+    return "; ".join([word, *(f"{name}={_token(value)}" for name, value in fields.items() if value)])
+
+
+def _token(value: str) -> str:
+    """Safe inside a header field: symbols from an admin's asset table may hold any character."""
+    return re.sub(r"[^A-Za-z0-9._:/@+-]", "_", value)
+
+
+def _upstream_transport(flow: http.HTTPFlow) -> asyncio.WriteTransport | None:
+    """The TCP transport of the flow's upstream connection, while it is open."""
+    proxyserver = ctx.master.addons.get("proxyserver")  # type: ignore[no-untyped-call]
+    assert isinstance(proxyserver, Proxyserver)
+    handler = proxyserver.connections.get(flow.client_conn.id)
+    io = handler.transports.get(flow.server_conn) if handler else None
+    return io.writer.transport if io and isinstance(io.writer, asyncio.StreamWriter) else None

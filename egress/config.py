@@ -1,0 +1,63 @@
+"""egress.toml. docs/egress.md explains every key; a test compares the two."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from egress.guard import AllowedPrivate
+from keyd.api import DEFAULT_SOCKET
+from keyd.configfile import TomlSettings
+
+
+def _listen_address(text: str) -> str:
+    split_listen(text)
+    return text
+
+
+def _private_destination(text: str) -> str:
+    AllowedPrivate.parse(text)
+    return text
+
+
+class X402Settings(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    enable: bool = True
+    """False: no 402 is paid, all are passed on."""
+    max_retries: Annotated[int, Field(ge=0, le=1)] = 1
+    """Paid repeats of one request. 0 is the same as `enable = false`; more than 1 could pay twice."""
+
+
+class EgressSettings(TomlSettings):
+    listen: Annotated[str, AfterValidator(_listen_address)] = "127.0.0.1:19999"
+    """Address and port of the proxy. Port 0: any free one, named in the log line `egress.ready`."""
+    keyd_socket: str = DEFAULT_SOCKET
+    """keyd's Unix socket."""
+    state_dir: str = "/var/lib/osmoda-egress"
+    """Folder of the certificate authority; its certificate is published there as `ca-cert.pem`."""
+    intercept: Literal["payable", "all"] = "payable"
+    """`payable`: look into TLS only towards hosts that keyd's policy could pay. `all`: towards every host."""
+    max_request_body: Annotated[int, Field(ge=0, le=1 << 30)] = 4 * 1024 * 1024
+    """Bytes of a request body that are kept to repeat the request. Larger bodies pass through unpaid."""
+    allow_private: tuple[Annotated[str, AfterValidator(_private_destination)], ...] = ()
+    """Hosts (`host` or `host:port`) that may be reached although their address is private or loopback."""
+    upstream_ca_file: str | None = None
+    """PEM file of certificate authorities trusted for upstream TLS, besides those of the system."""
+    drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
+    """How long requests that are under way may go on after SIGTERM."""
+    x402: X402Settings = X402Settings()
+
+    @property
+    def pays(self) -> bool:
+        return self.x402.enable and self.x402.max_retries > 0
+
+
+def split_listen(text: str) -> tuple[str, int]:
+    """`127.0.0.1:19999`, `[::1]:19999` → host and port. Raises ValueError with the way out."""
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:/\s]+)):(\d{1,5})", text)
+    if match is None or int(match[3]) > 65535:
+        raise ValueError(f"{text!r} is not an address and port; write for example `127.0.0.1:19999`")
+    return match[1] or match[2], int(match[3])

@@ -1,0 +1,83 @@
+"""What egress knows about one request of the application, from its headers to the last byte of the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from mitmproxy import http
+
+from egress.x402 import PaymentHeader
+from keyd.api import SignReply
+
+EGRESS_HEADER: Final = "X-402-Egress"
+"""The answer header in which egress tells the application what it did. Never believed from a server."""
+
+_KEY: Final = "osmoda.x402"
+
+
+class BodyCopy:
+    """Forwards a streamed request body and keeps a copy of it, up to `limit` bytes, for the paid request.
+
+    Called by mitmproxy with each chunk (`flow.request.stream`).
+    """
+
+    __slots__ = ("_chunks", "_size", "limit", "overflowed")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.overflowed = False
+        self._size = 0
+        self._chunks: list[bytes] = []
+
+    def __call__(self, data: bytes) -> bytes:
+        self._size += len(data)
+        if self._size > self.limit:
+            self.overflowed = True
+            self._chunks.clear()
+        elif data:
+            self._chunks.append(data)
+        return data
+
+    def content(self) -> bytes:
+        """The whole body. Only meaningful if it did not overflow."""
+        return b"".join(self._chunks)
+
+    def discard(self) -> None:
+        self._chunks.clear()
+
+
+@dataclass(slots=True)
+class Payment:
+    """A payment that keyd signed for this request."""
+
+    reply: SignReply
+    header: PaymentHeader
+    fingerprint: str
+    sent: bool = False
+    """True from just before the first byte that carries it: from here on it may be settled by anyone."""
+    reported: bool = False
+
+
+@dataclass(slots=True)
+class Exchange:
+    """State of one request; lives in the flow's metadata (`of`)."""
+
+    body: BodyCopy | None = None
+    """None: the body is small and held by mitmproxy itself, or there is none."""
+    intent: str | None = None
+    """X-402-Intent as the application sent it."""
+    refusal: str | None = None
+    """Reason code why a 402 of this request is not, or was not, paid."""
+    payment: Payment | None = field(default=None)
+
+    @property
+    def payable(self) -> bool:
+        """Whether a 402 that arrives now should be held and paid."""
+        return self.refusal is None and self.payment is None and not (self.body and self.body.overflowed)
+
+    @classmethod
+    def of(cls, flow: http.HTTPFlow) -> Exchange:
+        exchange = flow.metadata.setdefault(_KEY, cls())
+        assert isinstance(exchange, cls)
+        return exchange

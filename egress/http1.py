@@ -1,0 +1,151 @@
+"""HTTP/1 as mitmproxy 12.2.3 speaks it, with its gaps closed, so that traffic passes through untouched:
+
+- 1xx answers (103 Early Hints) hang the request: they are handed on, and the final answer is awaited;
+- trailers of a chunked body crash the connection, in both directions: they are handed on;
+- the head of a message may grow without limit: it is bounded;
+- a lost connection does not tell whether any of the answer had arrived: `AnswerBrokenOff` does.
+
+`install` puts these classes in the place of mitmproxy's own, which HttpLayer names directly.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+import h11
+from h11._readers import ChunkedReader
+from h11._receivebuffer import ReceiveBuffer
+from mitmproxy import http
+from mitmproxy.net.http import http1
+from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.layers import http as http_layers
+from mitmproxy.proxy.layers.http import _http1 as stock
+from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
+from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
+    RequestEndOfMessage,
+    RequestTrailers,
+    ResponseEndOfMessage,
+    ResponseHeaders,
+    ResponseProtocolError,
+    ResponseTrailers,
+)
+
+MAX_HEAD: Final = 512 * 1024
+"""Bytes of a message's start line and headers. PAYMENT-REQUIRED may take 128 KiB of it; ordinary heads are
+below 16 KiB, and an endless one must not fill the memory."""
+
+_INFORMATIONAL: Final = re.compile(rb"HTTP/1\.[01] 1(?!01)[0-9][0-9]\b")  # 101 is a final answer
+
+
+class AnswerBrokenOff(ResponseProtocolError):
+    """The server closed the connection after it had sent a part of its answer."""
+
+
+class _TrailerReader(ChunkedReader):
+    """h11's reader of chunked bodies; it puts the trailers aside, where mitmproxy expects there to be none."""
+
+    trailers: http.Headers | None = None
+
+    def __call__(self, buf: ReceiveBuffer) -> h11.Data | h11.EndOfMessage | None:
+        event = super().__call__(buf)
+        if isinstance(event, h11.EndOfMessage) and event.headers:
+            self.trailers = http.Headers(event.headers.raw_items())
+            return h11.EndOfMessage()
+        return event
+
+
+class _Http1Connection(stock.Http1Connection):
+    """What is the same towards clients and servers."""
+
+    ReceiveTrailers: type[RequestTrailers | ResponseTrailers]
+    trailers_to_send: http.Headers | None = None
+
+    def read_body(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if type(self.body_reader) is ChunkedReader:
+            self.body_reader = _TrailerReader()
+        reader = self.body_reader
+        for command in super().read_body(event):
+            ends = isinstance(command, ReceiveHttp) and isinstance(command.event, self.ReceiveEndOfMessage)
+            if ends and isinstance(reader, _TrailerReader) and reader.trailers:
+                assert self.stream_id is not None
+                yield ReceiveHttp(self.ReceiveTrailers(self.stream_id, reader.trailers))
+            yield command
+
+    def send(self, event: HttpEvent) -> layer.CommandGenerator[None]:
+        if isinstance(event, RequestTrailers | ResponseTrailers):
+            self.trailers_to_send = event.trailers
+            return
+        trailers, last_chunk = None, b"0\r\n\r\n"
+        if isinstance(event, RequestEndOfMessage | ResponseEndOfMessage):
+            trailers, self.trailers_to_send = self.trailers_to_send, None
+        for command in super().send(event):
+            if trailers and isinstance(command, commands.SendData) and command.data == last_chunk:
+                command.data = b"0\r\n" + bytes(trailers) + b"\r\n"
+            yield command
+
+
+class Http1Client(_Http1Connection, stock.Http1Client):
+    """Towards servers."""
+
+    ReceiveTrailers = ResponseTrailers
+    _answer_begun = False
+
+    def read_headers(self, event: events.ConnectionEvent) -> layer.CommandGenerator[None]:
+        if isinstance(event, events.DataReceived) and self.request:
+            yield from self._receive_informational()
+            if len(self.buf) > MAX_HEAD and self.stream_id is not None:
+                yield commands.CloseConnection(self.conn)
+                yield ReceiveHttp(
+                    AnswerBrokenOff(self.stream_id, "answer head too large", ErrorCode.GENERIC_SERVER_ERROR)
+                )
+                self.buf = ReceiveBuffer()
+                return
+            if not self.buf:
+                return
+        begun = self._answer_begun or bool(self.buf)
+        for command in super().read_headers(event):
+            if begun and isinstance(command, ReceiveHttp):
+                command.event = _broken_off(command.event)
+            yield command
+        if self.state != self.read_headers or self.stream_id is None:
+            self._answer_begun = False
+
+    def _receive_informational(self) -> layer.CommandGenerator[None]:
+        while _INFORMATIONAL.match(bytes(self.buf)[:13]):
+            lines = self.buf.maybe_extract_lines()
+            if lines is None:
+                return
+            self._answer_begun = True
+            try:
+                response = http1.read_response_head([bytes(line) for line in lines])
+            except ValueError:
+                continue  # a malformed hint is no reason to lose the answer that follows
+            assert self.stream_id is not None
+            yield ReceiveHttp(ResponseHeaders(self.stream_id, response, False))
+
+
+class Http1Server(_Http1Connection, stock.Http1Server):
+    """Towards applications."""
+
+    ReceiveTrailers = RequestTrailers
+
+    def read_headers(self, event: events.ConnectionEvent) -> layer.CommandGenerator[None]:
+        yield from super().read_headers(event)
+        if self.state == self.read_headers and len(self.buf) > MAX_HEAD:
+            yield commands.SendData(self.conn, stock.make_error_response(431, "request head too large"))
+            yield commands.CloseConnection(self.conn)
+            self.state = self.done
+
+
+def _broken_off(event: HttpEvent) -> HttpEvent:
+    if type(event) is ResponseProtocolError:
+        return AnswerBrokenOff(event.stream_id, event.message, event.code)
+    return event
+
+
+def install() -> None:
+    """Make mitmproxy use these classes, in this process. Safe to repeat."""
+    http_layers.Http1Client = Http1Client  # type: ignore[attr-defined]
+    http_layers.Http1Server = Http1Server  # type: ignore[attr-defined]

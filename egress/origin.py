@@ -1,0 +1,71 @@
+"""Who would be paid: the origin egress really connected to, or None if that is not beyond doubt."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Literal
+
+from mitmproxy import http
+from mitmproxy.connection import Server
+from mitmproxy.net.http import url as http_url
+from pydantic import ValidationError
+
+from keyd.api import Origin
+
+
+def origin_of(scheme: Literal["http", "https"], host: str, port: int) -> Origin | None:
+    """`host` normalised to A-labels or a compressed IP literal; None if it is not a host."""
+    if (normal := normal_host(host)) is None:
+        return None
+    try:
+        return Origin(scheme=scheme, host=normal, port=port)
+    except ValidationError:
+        return None
+
+
+def connected_origin(server: Server) -> Origin | None:
+    """The origin behind an upstream connection.
+
+    For https the name in its certificate was verified against the SNI, so the SNI has to be the host that was
+    connected to: otherwise the policy would judge one name and another one would be paid.
+    """
+    if server.address is None:
+        return None
+    host, port = server.address[0], server.address[1]
+    if not server.tls:
+        return origin_of("http", host, port)
+    if not server.tls_established or server.sni is None or normal_host(server.sni) != normal_host(host):
+        return None
+    return origin_of("https", host, port)
+
+
+def names_origin(request: http.Request, origin: Origin) -> bool:
+    """Whether the request's own Host or :authority, if it has one, names `origin`.
+
+    Behind one certificate a CDN serves many sellers by Host: a request that names another one than was
+    connected to would let the policy's yes for the first pay the second.
+    """
+    named = [request.authority] if request.authority else []
+    named += request.headers.get_all("host")
+    return all(_authority_is(authority, origin) for authority in named)
+
+
+def normal_host(host: str) -> str | None:
+    """Lower-case A-labels (IDNA 2003, as mitmproxy resolves them) or a compressed IP literal; None if neither."""
+    try:
+        return ipaddress.ip_address(host).compressed
+    except ValueError:
+        pass
+    try:
+        return host.encode("idna").decode("ascii").lower()
+    except UnicodeError:
+        return None
+
+
+def _authority_is(authority: str, origin: Origin) -> bool:
+    try:
+        host, port = http_url.parse_authority(authority, check=True)
+    except ValueError:
+        return False
+    default = 443 if origin.scheme == "https" else 80
+    return normal_host(host) == origin.host and (port or default) == origin.port

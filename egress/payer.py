@@ -1,0 +1,68 @@
+"""The conversation with keyd about one payment: ask for it, and report what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Literal
+
+import structlog
+
+from keyd.api import OutcomeReport, SignReply, SignRequest
+from keyd.client import KeydClient, KeydProtocolError, KeydRefused, KeydUnreachable
+
+REPORT_RETRY_DELAYS_S: Final = (0.2, 1.0, 3.0)
+"""Pauses before a report is tried again. A report that is lost costs no money: the payment stays open in keyd
+and counts as spent. It can make the next identical request a repeat instead of a new purchase."""
+
+_log = structlog.get_logger("egress.payer")
+
+type Failure = Literal["connection", "timeout", "not_sent"]
+
+
+class Payer:
+    """Orders the messages to keyd: a request is not put forward while the outcome of an identical one is still
+    on its way, because keyd would take the new purchase for a repeat of the old one."""
+
+    def __init__(self, keyd: KeydClient) -> None:
+        self._keyd = keyd
+        self._reports: dict[str, set[asyncio.Task[None]]] = {}
+
+    async def sign(self, request: SignRequest) -> SignReply:
+        """Raises KeydUnreachable, KeydRefused, KeydProtocolError."""
+        if reports := self._reports.get(request.fingerprint):
+            await asyncio.wait(reports)
+        return await self._keyd.sign(request)
+
+    def report(self, fingerprint: str, report: OutcomeReport) -> None:
+        """Send `report` in the background: no application waits for it."""
+        task = asyncio.create_task(self._deliver(report), name=f"outcome {report.payment_id}")
+        reports = self._reports.setdefault(fingerprint, set())
+        reports.add(task)
+
+        def done(task: asyncio.Task[None]) -> None:
+            reports.discard(task)
+            if not reports and self._reports.get(fingerprint) is reports:
+                del self._reports[fingerprint]
+
+        task.add_done_callback(done)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Wait until every report is answered or lost, at most `timeout_s` seconds."""
+        if pending := [task for reports in self._reports.values() for task in reports]:
+            await asyncio.wait(pending, timeout=timeout_s)
+
+    async def _deliver(self, report: OutcomeReport) -> None:
+        for delay in (*REPORT_RETRY_DELAYS_S, None):
+            try:
+                reply = await self._keyd.outcome(report)
+            except KeydUnreachable as error:
+                fault = str(error)
+            except (KeydRefused, KeydProtocolError) as error:  # asking again would get the same answer
+                fault, delay = str(error), None
+            else:
+                _log.info("egress.outcome.reported", payment=report.payment_id, state=reply.state)
+                return
+            if delay is None:
+                break
+            await asyncio.sleep(delay)
+        _log.error("egress.outcome.lost", payment=report.payment_id, error=fault)

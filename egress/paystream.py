@@ -1,0 +1,400 @@
+"""The paid retry, inside mitmproxy's protocol stack.
+
+An addon can only buffer the answer to a request that it repeats itself. Here the repeat happens where
+mitmproxy forwards the request, so the paid answer streams to the application like any other, on the same
+upstream connection where possible. One request runs through these states of `server_state`:
+
+    wait_for_response_headers ─ not a 402, or not payable ─→ mitmproxy's own states: stream it
+      └ 402 ─→ hold_402 ─ too large, too slow, broken off ─→ stream it, with the reason
+                  └ complete ─→ [wait_for_upload: the application is still sending] ─→ decide
+                        ├ PassOn ─→ the 402 as it came, with the reason
+                        └ Pay ─→ transmit ─→ wait_for_response_headers, stream whatever comes
+
+`decide` asks the addon (`PaymentRequiredHook`). This module knows nothing of keyd or x402 fields.
+
+Pinned to mitmproxy 12.2.3: `HttpStream` is private, tests/egress/test_mitmproxy_shape.py watches its shape.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Final, cast
+
+from mitmproxy import http
+from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.layers.http import (
+    DropStream,
+    GetHttpConnection,
+    HttpLayer,
+    HttpStream,
+    SendHttp,
+    is_h3_alpn,
+)
+from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
+    RequestData,
+    RequestEndOfMessage,
+    RequestHeaders,
+    RequestProtocolError,
+    RequestTrailers,
+    ResponseData,
+    ResponseEndOfMessage,
+    ResponseHeaders,
+    ResponseProtocolError,
+    ResponseTrailers,
+)
+from mitmproxy.proxy.layers.http._hooks import HttpRequestHook, HttpResponseHeadersHook
+
+from egress import guard
+from egress.exchange import EGRESS_HEADER, Exchange, Payment
+from egress.http1 import AnswerBrokenOff
+from egress.origin import connected_origin
+from egress.x402 import MAX_BODY as MAX_402_BODY
+from keyd.api import Origin
+from keyd.reasons import Reason
+
+HOLD_LIMIT_S: Final = 10.0
+"""How long a 402 may take to arrive completely. It is a few KB; a seller that drips it holds up an app."""
+UPLOAD_LIMIT_S: Final = 30.0
+"""How long the rest of an upload may take after its 402. An application that waits for an answer before it
+goes on sending would otherwise wait for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassOn:
+    """Give the application the original 402; `reason` goes into X-402-Egress."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pay:
+    """Repeat the request with `payment`, to `origin` and nowhere else."""
+
+    payment: Payment
+    origin: Origin
+
+
+@dataclass(slots=True)
+class Challenge:
+    """A complete 402 that is held, and the complete request that it answers."""
+
+    flow: http.HTTPFlow
+    request_body: bytes
+    decision: PassOn | Pay = PassOn(Reason.INTERNAL)
+    """To be set by the addon. The default stands if the addon fails."""
+    upstream_blocked: bool = False
+    """To be set by the addon: the server has not read all of the first request. On this connection the paid one
+    would wait behind bytes that may never be read."""
+
+
+@dataclass
+class PaymentRequiredHook(commands.StartHook):  # type: ignore[no-untyped-call]
+    """Asks the addon whether to pay. Blocking, and it must stay so even if the answer were known at once: only
+    after it has the upstream connection finished its bookkeeping and can be used again."""
+
+    challenge: Challenge
+
+
+@dataclass
+class AbortUpstreamHook(commands.StartHook):  # type: ignore[no-untyped-call]
+    """Cuts the upstream connection at once. An orderly close would wait until the server has read the rest of
+    an upload that it does not read."""
+
+    blocking = False
+    flow: http.HTTPFlow
+
+
+class PayStream(HttpStream):
+    """One request and its answer; a 402 may be paid once."""
+
+    _origin: Origin | None = None
+    _held: http.Response | None = None
+    """The 402 that the payment answers, until the payment has left."""
+    _held_body: bytes = b""
+    _on_reused_connection = False
+    _alias: int | None = None
+    """Stream id of the paid request on a multiplexed upstream connection, where ours belongs to the first."""
+    _deadline: commands.RequestWakeup | None = None
+
+    @property
+    def _exchange(self) -> Exchange:
+        return Exchange.of(self.flow)
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, events.Wakeup):
+            yield from self._on_deadline(event)
+        else:
+            yield from super()._handle_event(event)
+
+    def passthrough(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if not isinstance(event, events.Wakeup):  # a deadline of the request that became a tunnel
+            yield from super().passthrough(event)
+
+    # -- the answer begins ----------------------------------------------------------------------------------
+
+    def state_wait_for_response_headers(self, event: ResponseHeaders) -> layer.CommandGenerator[None]:
+        status = event.response.status_code
+        if 100 <= status < 200 and status != 101:
+            yield from self._forward_informational(event)
+        elif status == 402 and self._exchange.payable:
+            yield from self._hold(event)
+        else:
+            yield from super().state_wait_for_response_headers(event)
+
+    def _forward_informational(self, event: ResponseHeaders) -> layer.CommandGenerator[None]:
+        """A proxy must forward 1xx (RFC 9110 section 15.2), except to HTTP/1.0, which has none. The 100 that an
+        application waits for was sent by mitmproxy already."""
+        if event.response.status_code != 100 and self.flow.request.http_version != "HTTP/1.0":
+            event.response.headers.pop(EGRESS_HEADER, None)
+            yield SendHttp(ResponseHeaders(self.stream_id, event.response, False), self.context.client)
+
+    # -- hold the 402 ---------------------------------------------------------------------------------------
+
+    def _hold(self, event: ResponseHeaders) -> layer.CommandGenerator[None]:
+        self.flow.response = event.response
+        if (yield from self.check_invalid(False)):
+            return
+        self.server_state = self.state_hold_402
+        # Most 402s are complete in one read, before this wakeup fires; only the others need a real timer.
+        yield from self._set_deadline(0)
+
+    def state_hold_402(self, event: events.Event) -> layer.CommandGenerator[None]:
+        assert self.flow.response
+        if isinstance(event, ResponseData):
+            self._held_body += event.data
+            if len(self._held_body) > MAX_402_BODY:
+                yield from self._release(Reason.TERMS_TOO_LARGE)
+        elif isinstance(event, ResponseTrailers):
+            self.flow.response.trailers = event.trailers
+        elif isinstance(event, ResponseEndOfMessage):
+            self.flow.response.data.content = bytes(self._held_body)
+            self._held_body = b""
+            if self.client_state == self.state_done:
+                yield from self._decide()
+            else:
+                yield from self._stop_upload()
+
+    def _release(self, reason: str) -> layer.CommandGenerator[None]:
+        """Stream the 402 after all: what was held of it, then the rest as it comes."""
+        self._exchange.refusal = reason
+        yield HttpResponseHeadersHook(self.flow)
+        if (yield from self.check_killed(True)):
+            return
+        yield from self.start_response_stream()
+        held, self._held_body = self._held_body, b""
+        if held:
+            yield from self.state_stream_response_body(ResponseData(self.stream_id, held))
+
+    def _set_deadline(self, seconds: float) -> layer.CommandGenerator[None]:
+        self._deadline = commands.RequestWakeup(seconds)
+        yield self._deadline
+
+    def _on_deadline(self, event: events.Wakeup) -> layer.CommandGenerator[None]:
+        if event.command is not self._deadline:
+            return
+        if self.server_state == self.state_hold_402:
+            if self._deadline.delay == 0:
+                yield from self._set_deadline(HOLD_LIMIT_S)
+            else:
+                yield from self._release(Reason.TERMS_TIMEOUT)
+        elif self.server_state == self.state_wait_for_upload:
+            yield from self._pass_on(Reason.BODY_TOO_LARGE)
+
+    # -- a 402 before the upload was complete ---------------------------------------------------------------
+
+    def _stop_upload(self) -> layer.CommandGenerator[None]:
+        """Send no more of a body that the server has refused, but take the rest of it: the paid request needs
+        it whole."""
+        self.server_state = self.state_wait_for_upload
+        self.client_state = self.state_absorb_upload
+        if not _multiplexed(self.context.server.alpn):
+            yield AbortUpstreamHook(self.flow)
+        yield SendHttp(
+            RequestProtocolError(self.stream_id, "402 before the end of the upload", ErrorCode.CANCEL),
+            self.context.server,
+        )
+        yield from self._set_deadline(UPLOAD_LIMIT_S)
+
+    def state_wait_for_upload(self, _: events.Event) -> layer.CommandGenerator[None]:
+        yield from ()
+
+    def state_absorb_upload(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, RequestData):
+            body = self._exchange.body
+            assert body is not None  # only streamed uploads can be overtaken by their answer
+            body(event.data)
+            if body.overflowed and self.server_state == self.state_wait_for_upload:
+                yield from self._pass_on(Reason.BODY_TOO_LARGE)
+        elif isinstance(event, RequestTrailers):
+            self.flow.request.trailers = event.trailers
+        elif isinstance(event, RequestEndOfMessage):
+            self.flow.request.timestamp_end = time.time()
+            yield HttpRequestHook(self.flow)
+            self.client_state = self.state_done
+            if self.server_state == self.state_wait_for_upload:
+                yield from self._decide()
+            elif self.server_state == self.state_done:
+                yield from self.flow_done()
+
+    # -- ask, then pay or pass on ---------------------------------------------------------------------------
+
+    def _decide(self) -> layer.CommandGenerator[None]:
+        self.server_state = self.state_deciding
+        challenge = Challenge(self.flow, self._request_body())
+        yield PaymentRequiredHook(challenge)
+        if isinstance(challenge.decision, Pay):
+            self._exchange.payment = challenge.decision.payment
+        if (yield from self.check_killed(True)):  # the application has gone: do not pay for nobody
+            return
+        if challenge.upstream_blocked:
+            yield commands.CloseConnection(self.context.server)
+        if isinstance(challenge.decision, Pay):
+            yield from self._pay(challenge.decision)
+        else:
+            yield from self._pass_on(challenge.decision.reason)
+
+    def state_deciding(self, _: events.Event) -> layer.CommandGenerator[None]:
+        yield from ()
+
+    def _pass_on(self, reason: str) -> layer.CommandGenerator[None]:
+        self._exchange.refusal = reason
+        self.server_state = self.state_deciding
+        yield HttpResponseHeadersHook(self.flow)
+        if (yield from self.check_killed(True)):
+            return
+        yield from self.send_response()
+
+    def _pay(self, decision: Pay) -> layer.CommandGenerator[None]:
+        self._origin = decision.origin
+        self._held, self.flow.response = self.flow.response, None
+        self.server_state = self.state_wait_for_response_headers
+        yield from self._transmit()
+
+    def _transmit(self) -> layer.CommandGenerator[None]:
+        """Send the request with its payment: the first time, or the same bytes again after a lost connection."""
+        request = self.flow.request
+        connection, error = yield GetHttpConnection(
+            (request.host, request.port),
+            request.scheme == "https",
+            self.flow.server_conn.via,
+            self.flow.server_conn.transport_protocol,
+        )
+        if (yield from self.check_killed(True)):
+            return
+        # A new connection is a new question of who is at the other end.
+        if error is None and connected_origin(connection) != self._origin:
+            error = "connected to another origin"
+        if error is not None:
+            yield from self._not_transmitted(error)
+            return
+        self._on_reused_connection = self._held is not None and connection is self.context.server
+        self.context.server = self.flow.server_conn = connection
+        yield from self._send_paid_request()
+
+    def _not_transmitted(self, error: str) -> layer.CommandGenerator[None]:
+        if self._held is None:  # it was sent before, so what happened to it is unknown
+            stream_id = self.stream_id if self._alias is None else self._alias
+            yield from self.handle_protocol_error(
+                ResponseProtocolError(stream_id, error, ErrorCode.CONNECT_FAILED)
+            )
+            return
+        self.flow.response, self._held = self._held, None
+        yield from self._pass_on(Reason.UPSTREAM_LOST)
+
+    def _send_paid_request(self) -> layer.CommandGenerator[None]:
+        payment = self._exchange.payment
+        assert payment is not None
+        server = self.context.server
+        # A copy: the flow keeps the request as the application sent it, without the bearer instrument.
+        request = self.flow.request.copy()
+        name = payment.header.name
+        request.headers[name.lower() if request.is_http2 or request.is_http3 else name] = payment.header.value
+        stream_id = self.stream_id
+        if _multiplexed(server.alpn):
+            stream_id = self._alias = (
+                self.stream_id + 1
+            )  # odd ids are the client's, so no stream has this one
+            self._http_layer().streams[stream_id] = self
+        # From here the payment counts as sent, whatever happens to the connection.
+        payment.sent, self._held = True, None
+        body, trailers = self._request_body(), request.trailers
+        yield SendHttp(RequestHeaders(stream_id, request, not (body or trailers)), server)
+        if body:
+            yield SendHttp(RequestData(stream_id, body), server)
+        if trailers:
+            yield SendHttp(RequestTrailers(stream_id, trailers), server)
+        yield SendHttp(RequestEndOfMessage(stream_id), server)
+
+    def _request_body(self) -> bytes:
+        body = self._exchange.body
+        return body.content() if body is not None else self.flow.request.raw_content or b""
+
+    # -- errors and the end ---------------------------------------------------------------------------------
+
+    def handle_protocol_error(
+        self, event: RequestProtocolError | ResponseProtocolError
+    ) -> layer.CommandGenerator[None]:
+        if isinstance(event, ResponseProtocolError):
+            if self._concerns_the_held_402(event):
+                return
+            if self._lost_idle_connection(event):
+                # Keep-alive race: the server closed the connection that was about to be reused. The same
+                # payment goes out once more; its nonce can be settled only once.
+                self._on_reused_connection = False
+                if self._alias is not None:
+                    yield DropStream(self._alias)
+                yield from self._transmit()
+                return
+            if self.server_state == self.state_hold_402:  # broken off: the application gets what there is
+                yield from self._release(Reason.TERMS_MISSING)
+            elif event.code is ErrorCode.CONNECT_FAILED and guard.REFUSED in event.message:
+                yield from self._refuse_destination()
+                return
+            event.stream_id = self.stream_id
+        elif self._alias is not None:
+            event.stream_id = self._alias
+        yield from super().handle_protocol_error(event)
+        yield from self._drop_alias()
+
+    def _concerns_the_held_402(self, event: ResponseProtocolError) -> bool:
+        """The connection or stream of the first attempt ended after its 402 was complete: no news."""
+        if self.server_state in (self.state_wait_for_upload, self.state_deciding):
+            return True
+        return self._alias is not None and event.stream_id != self._alias
+
+    def _lost_idle_connection(self, event: ResponseProtocolError) -> bool:
+        payment = self._exchange.payment
+        return (
+            not isinstance(event, AnswerBrokenOff)
+            and payment is not None
+            and payment.sent
+            and self._on_reused_connection
+            and self.server_state == self.state_wait_for_response_headers
+            and not self.context.server.connected
+        )
+
+    def _refuse_destination(self) -> layer.CommandGenerator[None]:
+        self._exchange.refusal = Reason.DESTINATION_PRIVATE
+        self.flow.response = guard.refusal()
+        yield HttpResponseHeadersHook(self.flow)
+        self.client_state = self.state_done  # whatever follows of the request is not wanted
+        yield from self.send_response()
+
+    def flow_done(self) -> layer.CommandGenerator[None]:
+        yield from super().flow_done()
+        yield from self._drop_alias()
+        if (body := self._exchange.body) is not None:
+            body.discard()
+
+    def _drop_alias(self) -> layer.CommandGenerator[None]:
+        if self._alias is not None:
+            yield DropStream(self._alias)
+
+    def _http_layer(self) -> HttpLayer:
+        return cast(HttpLayer, self.context.layers[self.context.layers.index(self) - 1])
+
+
+def _multiplexed(alpn: bytes | None) -> bool:
+    return alpn == b"h2" or is_h3_alpn(alpn)

@@ -1,0 +1,64 @@
+"""What keyd's policy could pay, followed while egress runs: it decides whose TLS is intercepted.
+
+Only a hint: whether something is paid is decided by keyd, for each payment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import structlog
+
+from keyd.api import Origin
+from keyd.client import KeydClient, KeydProtocolError, KeydRefused, KeydUnreachable
+from keyd.domains import DomainPattern, any_matches
+
+POLL_INTERVAL_S: Final = 3.0
+"""A domain that the admin has just allowed is paid after at most this long, without a restart."""
+
+_log = structlog.get_logger("egress.policy")
+
+
+class PayablePolicy:
+    """keyd's `allowed_domains` as last heard; nothing before the first answer."""
+
+    def __init__(self, keyd: KeydClient) -> None:
+        self._keyd = keyd
+        self._entries: list[str] | None = None
+        self._patterns: tuple[DomainPattern, ...] = ()
+        self._reachable: bool | None = None
+
+    def covers(self, origin: Origin) -> bool:
+        return any_matches(self._patterns, origin)
+
+    async def refresh(self) -> None:
+        """Ask keyd once. If it does not answer, the last known list stays."""
+        try:
+            entries = (await self._keyd.policy()).allowed_domains
+        except (KeydUnreachable, KeydRefused, KeydProtocolError) as error:
+            if self._reachable is not False:
+                _log.warning("egress.policy.unavailable", error=str(error))
+            self._reachable = False
+            return
+        self._reachable = True
+        if entries != self._entries:
+            self._entries = entries
+            self._patterns = tuple(_parsed(entries))
+            _log.info("egress.policy.followed", allowed_domains=entries)
+
+    async def follow(self) -> None:
+        """Refresh until cancelled."""
+        while True:
+            await asyncio.sleep(POLL_INTERVAL_S)
+            await self.refresh()
+
+
+def _parsed(entries: list[str]) -> list[DomainPattern]:
+    patterns = []
+    for entry in entries:
+        try:
+            patterns.append(DomainPattern.parse(entry))
+        except ValueError:  # a newer keyd may know forms that this egress does not: not intercepted, not paid
+            _log.warning("egress.policy.unknown_entry", entry=entry)
+    return patterns

@@ -1,0 +1,185 @@
+"""The running proxy: mitmproxy's parts that are needed, ours, and their life from start to drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+from mitmproxy.addons import core, proxyserver, tlsconfig
+from mitmproxy.addons.errorcheck import ErrorCheck
+from mitmproxy.master import Master
+from mitmproxy.options import Options
+from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
+
+from egress import http1, trust
+from egress.addon import X402Addon
+from egress.config import EgressSettings, split_listen
+from egress.guard import AllowedPrivate, Guard
+from egress.layers import PayNextLayer
+from egress.payer import Payer
+from egress.policy import PayablePolicy
+from keyd.api import Origin
+from keyd.client import KeydClient
+from keyd.configfile import ConfigError
+
+IDLE_LIMIT_S: Final = 3600
+"""After this long without a byte a connection is closed. Models that think for minutes send nothing meanwhile;
+mitmproxy's default of ten minutes would cut them off."""
+KEYD_TIMEOUT_S: Final = 10.0
+"""keyd answers in milliseconds; an application should not hang on one that does not."""
+REPORT_LIMIT_S: Final = 5.0
+"""How long outcome reports may delay the stop."""
+_TUNNEL_QUIET_S: Final = 2.0
+"""A tunnel without traffic for this long counts as idle when egress stops: its end cannot be seen."""
+_DRAIN_POLL_S: Final = 0.05
+
+_log = structlog.get_logger("egress")
+
+
+class _StartupCheck(ErrorCheck):
+    """mitmproxy's way to notice that it could not start, turned into our error instead of its exit."""
+
+    name = "errorcheck"  # by which Master finds this addon
+
+    async def shutdown_if_errored(self) -> None:
+        await asyncio.sleep(0)
+        if self.logger.has_errored:
+            fault = self.logger.has_errored[0].getMessage().partition("\n")[0]
+            raise ConfigError(
+                f"cannot start: {fault}", "see `listen` in egress.toml; is egress running already?"
+            )
+
+
+class _OnRunning:
+    """mitmproxy addon: calls back when the proxy accepts connections."""
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.running = callback
+
+
+class Egress:
+    """One proxy on one event loop. `await Egress(settings).run()` until `stop` or `drain`."""
+
+    def __init__(self, settings: EgressSettings) -> None:
+        self.settings = settings
+        self.ready = asyncio.Event()
+        self.keyd = KeydClient(settings.keyd_socket, timeout_s=KEYD_TIMEOUT_S)
+        self.policy = PayablePolicy(self.keyd)
+        self._payer = Payer(self.keyd)
+        self._x402 = X402Addon(self._payer, enabled=settings.pays, max_request_body=settings.max_request_body)
+        self._proxyserver = proxyserver.Proxyserver()  # type: ignore[no-untyped-call]
+        self._master = self._make_master()
+        self._draining: asyncio.Task[None] | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where the proxy listens; known once `ready` is set."""
+        host, port, *_ = self._proxyserver.listen_addrs()[0]
+        return host, port
+
+    async def run(self) -> None:
+        """Serve until stopped. Raises ConfigError if the proxy cannot start."""
+        await self.policy.refresh()
+        follow = asyncio.create_task(self.policy.follow(), name="follow policy")
+        try:
+            await self._master.run()
+        finally:
+            follow.cancel()
+            await self._payer.drain(REPORT_LIMIT_S)
+            await self.keyd.close()
+
+    def _announce(self) -> None:
+        host, port = self.address
+        self.ready.set()
+        _log.info("egress.ready", host=host, port=port)
+
+    def stop(self) -> None:
+        """Stop now; what is under way breaks off."""
+        self._master.shutdown()  # type: ignore[no-untyped-call]
+
+    def drain(self) -> None:
+        """Stop accepting, let what is under way finish for `drain_seconds`, then stop. A second call stops now."""
+        if self._draining is not None:
+            self.stop()
+            return
+        self._draining = asyncio.create_task(self._drain(), name="drain")
+
+    async def _drain(self) -> None:
+        _log.info("egress.draining", live=len(self._x402.live), limit_seconds=self.settings.drain_seconds)
+        await self._proxyserver.servers.update([])
+        deadline = time.monotonic() + self.settings.drain_seconds
+        quiet = 0
+        # Twice quiet in a row: between the end of a flow and its last bytes in the buffer lies one round.
+        while quiet < 2 and time.monotonic() < deadline:
+            await asyncio.sleep(_DRAIN_POLL_S)
+            quiet = 0 if self._busy() else quiet + 1
+        _log.info("egress.drained", cut_off=len(self._x402.live))
+        self.stop()
+
+    def _busy(self) -> bool:
+        return bool(self._x402.live) or any(
+            self._has_unsent(handler) or self._is_active_tunnel(handler)
+            for handler in self._proxyserver.connections.values()
+        )
+
+    @staticmethod
+    def _has_unsent(handler: ProxyConnectionHandler) -> bool:
+        writers = [io.writer for io in handler.transports.values()]
+        return any(
+            isinstance(writer, asyncio.StreamWriter) and writer.transport.get_write_buffer_size() > 0
+            for writer in writers
+        )
+
+    @staticmethod
+    def _is_active_tunnel(handler: ProxyConnectionHandler) -> bool:
+        tunnelled = len(handler.transports) > 1
+        return tunnelled and time.time() - handler.timeout_watchdog.last_activity < _TUNNEL_QUIET_S
+
+    def _make_master(self) -> Master:
+        settings = self.settings
+        ca = trust.prepare_ca(Path(settings.state_dir))
+        extra = Path(settings.upstream_ca_file) if settings.upstream_ca_file else None
+        host, port = split_listen(settings.listen)
+        http1.install()
+        guard = Guard(AllowedPrivate.parse(entry) for entry in settings.allow_private)
+        guard.install(asyncio.get_running_loop())
+        master = Master(Options(listen_host=host, listen_port=port))
+        master.addons.add(  # type: ignore[no-untyped-call]
+            core.Core(),
+            self._proxyserver,
+            PayNextLayer(self._may_intercept),
+            tlsconfig.TlsConfig(),
+            guard,
+            self._x402,
+            _OnRunning(self._announce),
+            _StartupCheck(),
+        )
+        # After the addons: they act on options when these change, and the CA must be there before a client is.
+        master.options.update(  # type: ignore[no-untyped-call]
+            confdir=str(ca),
+            ssl_verify_upstream_trusted_ca=str(trust.upstream_bundle(ca, extra)),
+            websocket=False,  # an upgraded connection is a pipe: parsing its frames could only change them
+            tcp_timeout=IDLE_LIMIT_S,
+        )
+        return master
+
+    def _may_intercept(self, origin: Origin) -> bool:
+        if self.settings.intercept == "all":
+            return True
+        return self.settings.pays and self.policy.covers(origin)
+
+
+async def serve(settings: EgressSettings) -> None:
+    """Run until SIGTERM or SIGINT; a second signal stops at once. Raises ConfigError."""
+    egress = Egress(settings)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, egress.drain)
+    logging.getLogger("mitmproxy").setLevel(logging.WARNING)
+    await egress.run()

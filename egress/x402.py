@@ -1,0 +1,180 @@
+"""The x402 wire format over HTTP: terms in, payment out, settlement in. Pure: no I/O, no clock.
+
+Sources: x402 specs/transports-v2/http.md and specs/x402-specification-v2.md (version 2, headers);
+specs/transports-v1/http.md (version 1, terms in the body). Header values are base64 of UTF-8 JSON; what
+arrives is decoded liberally, what leaves is strict.
+
+Every entry of `accepts` stays the JSON value that was received: keyd judges each one alone, and the seller
+compares the echoed entry with its own, member by member.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from egress import strictjson
+
+PAYMENT_REQUIRED: Final = "PAYMENT-REQUIRED"
+PAYMENT_SIGNATURE: Final = "PAYMENT-SIGNATURE"
+X_PAYMENT: Final = "X-PAYMENT"
+PAYMENT_RESPONSE: Final = "PAYMENT-RESPONSE"
+X_PAYMENT_RESPONSE: Final = "X-PAYMENT-RESPONSE"
+
+MAX_HEADER: Final = 128 * 1024
+"""Bytes of an incoming header value. Six offers take 2 KB and a bazaar extension up to 6 KB more; the
+largest seen is below 64 KB, which must be readable."""
+MAX_BODY: Final = 256 * 1024
+"""Bytes of a 402 body. The largest version 1 body seen is 6 KB; HTML paywalls of 2.3 MB carry no terms."""
+MAX_PAYMENT_HEADER: Final = 7500
+"""Bytes of an outgoing PAYMENT-SIGNATURE. nginx, Apache and aiohttp refuse a header line above 8 KiB."""
+
+_TX_HASH: Final = re.compile(r"0x[0-9a-fA-F]{64}")
+
+
+class X402Error(ValueError):
+    """What was received is not of this protocol, or is out of bounds. The text names the fault only."""
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentRequired:
+    """The terms of one 402."""
+
+    version: Literal[1, 2]
+    accepts: tuple[Any, ...]
+    """PaymentRequirements as received, not judged, at least one."""
+    resource: Mapping[str, Any] | None = None
+    extensions: Mapping[str, Any] | None = None
+    error: str | None = None
+
+    @property
+    def resource_url(self) -> str | None:
+        """The URL that the seller says is paid for: hearsay, for the record only."""
+        stated: Any = None
+        if self.resource is not None:
+            stated = self.resource.get("url")
+        elif isinstance(first := self.accepts[0], dict):
+            stated = first.get("resource")
+        return stated if isinstance(stated, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentHeader:
+    """The request header that pays: a bearer instrument, so its value stays out of repr()."""
+
+    name: str
+    value: str = field(repr=False)
+
+
+def read_payment_required(header_values: Sequence[str], body: bytes) -> PaymentRequired:
+    """The terms of a 402 from its PAYMENT-REQUIRED header lines, else from its body.
+
+    The header wins over the body; a malformed or repeated header falls back to it. Raises X402Error if
+    neither can be read.
+    """
+    if len(header_values) == 1:
+        try:
+            return _payment_required(_decode(header_values[0]), default_version=2)
+        except X402Error as error:
+            fault = f"header: {error}"
+    else:
+        fault = "more than one header" if header_values else "no header"
+    if len(body) > MAX_BODY:
+        raise X402Error(f"{fault}; body: too large")
+    try:
+        return _payment_required(strictjson.loads(body), default_version=None)
+    except (X402Error, strictjson.JsonError) as error:
+        raise X402Error(f"{fault}; body: {error}") from None
+
+
+def encode_payment(required: PaymentRequired, accepted: int, payload: Mapping[str, Any]) -> PaymentHeader:
+    """The header that pays `required.accepts[accepted]` with `payload`, the scheme's signed data.
+
+    Version 2 echoes the entry, the resource and the extensions unchanged. Extensions are left out, the
+    catalogue data of `bazaar` first, only if the header would otherwise be too long for common servers.
+    Raises X402Error if the entry lacks what its version has to name.
+    """
+    if not 0 <= accepted < len(required.accepts):
+        raise X402Error("no such offer")
+    entry = required.accepts[accepted]
+    if required.version == 1:
+        if not isinstance(entry, dict) or not {"scheme", "network"} <= entry.keys():
+            raise X402Error("the offer names no scheme or network")
+        named = {"scheme": entry["scheme"], "network": entry["network"]}
+        return PaymentHeader(X_PAYMENT, _encode({"x402Version": 1, **named, "payload": payload}))
+    message: dict[str, Any] = {"x402Version": 2, "accepted": entry, "payload": payload}
+    if required.resource is not None:
+        message["resource"] = required.resource
+    for extensions in _extensions_to_echo(required.extensions):
+        value = _encode(message if extensions is None else {**message, "extensions": extensions})
+        if len(value) <= MAX_PAYMENT_HEADER:
+            break
+    return PaymentHeader(PAYMENT_SIGNATURE, value)
+
+
+def read_settlement(header_values: Sequence[str]) -> dict[str, Any] | None:
+    """The SettlementResponse of a paid answer, as received; None if there is none that can be read."""
+    if len(header_values) != 1:
+        return None
+    try:
+        value = _decode(header_values[0])
+    except X402Error:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def transaction_hash(settlement: Mapping[str, Any] | None) -> str | None:
+    """`transaction` of a SettlementResponse, if it has the shape of an EVM transaction hash."""
+    stated = None if settlement is None else settlement.get("transaction")
+    return stated if isinstance(stated, str) and _TX_HASH.fullmatch(stated) else None
+
+
+def _payment_required(value: Any, *, default_version: Literal[2] | None) -> PaymentRequired:
+    if not isinstance(value, dict):
+        raise X402Error("not an object")
+    version = value.get("x402Version", default_version)
+    # `True == 1` in Python: a boolean is no version.
+    if isinstance(version, bool) or version not in (1, 2):
+        raise X402Error("unknown x402Version")
+    accepts = value.get("accepts")
+    if not isinstance(accepts, list) or not accepts:
+        raise X402Error("no accepts")
+    resource, extensions, error = value.get("resource"), value.get("extensions"), value.get("error")
+    return PaymentRequired(
+        version=1 if version == 1 else 2,
+        accepts=tuple(accepts),
+        resource=resource if isinstance(resource, dict) else None,
+        extensions=extensions if isinstance(extensions, dict) else None,
+        error=error if isinstance(error, str) else None,
+    )
+
+
+def _extensions_to_echo(extensions: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any] | None]:
+    if extensions:
+        yield extensions
+        if "bazaar" in extensions and len(extensions) > 1:
+            yield {name: entry for name, entry in extensions.items() if name != "bazaar"}
+    yield None
+
+
+def _decode(value: str) -> Any:
+    if len(value) > MAX_HEADER:
+        raise X402Error("too large")
+    compact = "".join(value.split()).replace("-", "+").replace("_", "/").rstrip("=")
+    try:
+        raw = base64.b64decode(compact + "=" * (-len(compact) % 4), validate=True)
+    except (binascii.Error, ValueError):  # ValueError: not even ASCII
+        raise X402Error("not base64") from None
+    try:
+        return strictjson.loads(raw)
+    except strictjson.JsonError as error:
+        raise X402Error(str(error)) from None
+
+
+def _encode(value: Mapping[str, Any]) -> str:
+    return base64.b64encode(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()).decode()

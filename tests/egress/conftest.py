@@ -1,0 +1,127 @@
+"""A real egress in the test's own event loop, between scripted servers, a scripted keyd and raw clients."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from mitmproxy import certs
+
+from egress.config import EgressSettings
+from egress.proxy import Egress
+from tests.egress.support.client import App
+from tests.egress.support.keyd import FakeKeyd, fake_keyd
+from tests.egress.support.upstream import Script, Upstream, serving
+
+
+@dataclass(frozen=True)
+class Pki:
+    """A certificate authority for upstream servers, and egress's own, made once for all tests."""
+
+    upstream_ca: Path
+    server: ssl.SSLContext
+    state_dir: Path
+
+    def server_for(self, *alpn: str) -> ssl.SSLContext:
+        context = _server_context(self.upstream_ca.parent)
+        context.set_alpn_protocols(alpn)
+        return context
+
+    def client(self, *alpn: str) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=str(self.state_dir / "ca-cert.pem"))
+        if alpn:
+            context.set_alpn_protocols(alpn)
+        return context
+
+
+@pytest.fixture(scope="session")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    folder = tmp_path_factory.mktemp("pki")
+    key, ca = certs.create_ca("upstream test", "upstream test CA", 2048)
+    names = [x509.IPAddress(__import__("ipaddress").ip_address("127.0.0.1")), x509.DNSName("localhost")]
+    leaf = certs.dummy_cert(key, ca, "localhost", names)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    (folder / "server.pem").write_bytes(pem + leaf.to_pem())
+    (folder / "ca.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
+    return Pki(folder / "ca.pem", _server_context(folder), tmp_path_factory.mktemp("state"))
+
+
+def _server_context(folder: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.pem")
+    return context
+
+
+@pytest.fixture
+async def keyd() -> AsyncIterator[FakeKeyd]:
+    async with fake_keyd() as keyd:
+        yield keyd
+
+
+type RunEgress = Callable[..., AbstractAsyncContextManager[Egress]]
+
+
+@pytest.fixture
+def run_egress(keyd: FakeKeyd, pki: Pki) -> RunEgress:
+    """`async with run_egress(key=value, …) as egress:`; values override the test's egress.toml."""
+
+    @asynccontextmanager
+    async def run(**overrides: Any) -> AsyncIterator[Egress]:
+        values: dict[str, Any] = {
+            "listen": "127.0.0.1:0",
+            "keyd_socket": keyd.socket,
+            "state_dir": str(pki.state_dir),
+            "allow_private": ("127.0.0.1",),
+            "upstream_ca_file": str(pki.upstream_ca),
+            **overrides,
+        }
+        egress = Egress(EgressSettings(**values))
+        running = asyncio.create_task(egress.run())
+        ready = asyncio.create_task(egress.ready.wait())
+        await asyncio.wait([running, ready], return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            ready.cancel()
+            running.result()
+        try:
+            yield egress
+        finally:
+            egress.stop()
+            await running
+
+    return run
+
+
+@pytest.fixture
+async def egress(run_egress: RunEgress) -> AsyncIterator[Egress]:
+    async with run_egress() as egress:
+        yield egress
+
+
+@dataclass
+class World:
+    """egress, keyd and the way to put an application and a server on its two sides."""
+
+    egress: Egress
+    keyd: FakeKeyd
+    pki: Pki
+
+    def serving(self, script: Script, *, tls: bool = False) -> AbstractAsyncContextManager[Upstream]:
+        return serving(script, self.pki.server if tls else None)
+
+    def app(self, upstream: Upstream) -> App:
+        return App(self.egress.address, upstream, self.pki.client())
+
+
+@pytest.fixture
+def world(egress: Egress, keyd: FakeKeyd, pki: Pki) -> World:
+    return World(egress, keyd, pki)
