@@ -38,13 +38,13 @@ def init(run: Invocation) -> None:
 def check_config(run: Invocation, file: Path | None) -> None:
     """Check a keyd.toml without starting anything.
 
-    FILE is otherwise that of --config. For egress.toml use `osmoda-egress --check-config`.
+    FILE is otherwise that of --config. For egress.toml use `osmoda-egress --check`.
     """
     file = file or run.config_file
     if _is_of_egress(file):
         raise CliError(
             f"{file} is a configuration of egress, not of keyd",
-            f"check it with `osmoda-egress --config {file} --check-config`",
+            f"check it with `osmoda-egress --config {file} --check`",
         )
     load_settings(file)
     click.echo(f"{escaped(str(file))}: ok")

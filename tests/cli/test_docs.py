@@ -5,15 +5,21 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
+import keyd.config
+import keyd.configfile
+from egress.__main__ import main as osmoda_egress
+from egress.config import EgressSettings
 from keyd import api
 
 ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text("utf-8")
 PROTOCOL = (ROOT / "docs" / "keyd-protocol.md").read_text("utf-8")
 EXAMPLES = re.findall(r"<!-- (\w+) -->\n```json\n(.*?)```", PROTOCOL, re.DOTALL)
 
@@ -64,7 +70,7 @@ def test_every_runtime_dependency_has_a_reason_and_every_reason_a_dependency():
 
 
 def test_the_readme_is_short():
-    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 150
+    assert len(README.splitlines()) <= 150
 
 
 @pytest.mark.parametrize(
@@ -73,6 +79,36 @@ def test_the_readme_is_short():
 def test_links_to_files_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
         assert (page.parent / target).exists(), target
+
+
+def readme_example(name: str) -> str:
+    """The indented block that follows the line naming the file."""
+    match = re.search(rf"^`/etc/osmoda/{name}`.*\n\n((?: {{4}}.*\n|\n)+)", README, re.MULTILINE)
+    assert match is not None
+    return textwrap.dedent(match[1])
+
+
+def test_the_readmes_configuration_of_keyd_is_one(tmp_path):
+    (tmp_path / "keyd.toml").write_text(readme_example("keyd.toml"))
+    settings = keyd.config.load(tmp_path / "keyd.toml")
+    assert str(settings.x402.allowed_domains[0]) == "api.example.com"
+    assert settings.x402.daily_budget_usd == 1_000_000
+
+
+def test_the_readmes_example_of_a_token_is_one(tmp_path):
+    text = readme_example("keyd.toml").replace("0x…", "0x" + "11" * 20)
+    (tmp_path / "keyd.toml").write_text(re.sub(r"^# ", "", text, flags=re.MULTILINE))
+    assert keyd.config.load(tmp_path / "keyd.toml").assets[0].symbol == "USDX"
+
+
+def test_the_readmes_configuration_of_egress_is_one(tmp_path):
+    text = re.sub(r"^# ", "", readme_example("egress.toml"), flags=re.MULTILINE)
+    (tmp_path / "egress.toml").write_text(text)
+    keyd.configfile.load(EgressSettings, tmp_path / "egress.toml")
+
+
+def test_the_option_that_keyctl_names_for_egress_exists():
+    assert "--check" in {option for parameter in osmoda_egress.params for option in parameter.opts}
 
 
 def generate(*options: str) -> subprocess.CompletedProcess[str]:

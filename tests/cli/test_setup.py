@@ -105,7 +105,7 @@ def test_the_configuration_of_egress_is_sent_to_egress(keyctl, tmp_path):
     assert result.code == 1
     assert result.err == (
         f"keyctl: error: {file} is a configuration of egress, not of keyd\n"
-        f"keyctl: hint: check it with `osmoda-egress --config {file} --check-config`\n"
+        f"keyctl: hint: check it with `osmoda-egress --config {file} --check`\n"
     )
 
 
