@@ -1,0 +1,207 @@
+"""`python -m demo`: plain curl pays a local API through the proxy, and shows what keyd made of it.
+
+Exit code 0 only if every step showed what it should: 402 without the proxy, 200 through it, a refusal above
+the cap, and a ledger that verifies and agrees with the seller's books.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from decimal import Decimal
+from pathlib import Path
+from types import FrameType
+
+from demo.programs import BIN, Program, ProgramFailed
+from demo.stack import Egress, Keyd
+
+SELLER_ADDRESS = "0x90F79bf6EB2c4f870365E785982E1f101E93b906"
+"""One of the public development addresses that every local test chain has."""
+X402 = {"daily_budget_usd": "1.00", "max_payment_usd": "0.10", "networks": ["eip155:84532"]}
+
+
+class StepFailed(Exception):
+    """A step of the demo did not show what it should."""
+
+
+class Stage:
+    """Runs commands in the demo's folder and shows them as a person would type them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._environment = {
+            # no proxy of the machine's own may stand in between, and curl must not skip ours for loopback
+            **{k: v for k, v in os.environ.items() if not k.lower().endswith("_proxy")},
+            "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+            "OSMODA_KEYD_SOCKET": str(folder / "keyd.sock"),
+        }
+
+    def headline(self, text: str) -> None:
+        print(f"\n{_bold(text)}", flush=True)
+
+    def show(self, command: str) -> None:
+        print(f"  $ {command}", flush=True)
+
+    def run(self, command: str) -> str:
+        """Shows and runs `command`, without a shell; its output. Raises StepFailed with its errors."""
+        self.show(command)
+        done = subprocess.run(
+            command.split(),
+            cwd=self.folder,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise StepFailed(f"`{command}` ended with {done.returncode}: {done.stderr.strip()}")
+        return done.stdout
+
+    def say(self, text: str) -> None:
+        for line in text.strip().splitlines():
+            print(f"    {line}", flush=True)
+
+
+def main() -> int:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    if shutil.which("curl") is None:
+        print("demo: error: curl is missing, and the demo pays with it.", file=sys.stderr)
+        print("demo: hint: apt-get install curl, then run `make demo` again.", file=sys.stderr)
+        return 1
+    try:
+        with tempfile.TemporaryDirectory(prefix="osmoda-demo-") as folder, ExitStack() as running:
+            play(Stage(Path(folder)), running)
+    except (StepFailed, ProgramFailed, subprocess.TimeoutExpired) as error:
+        print(f"\ndemo: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ndemo: interrupted; everything is stopped and removed.", file=sys.stderr)
+        return 130
+    print("\nNothing is left running, and nothing on disk.")
+    return 0
+
+
+def play(stage: Stage, running: ExitStack) -> None:
+    """The whole demo, step by step. Raises StepFailed at the first one that does not show what it should."""
+    stage.headline("A paid API, a wallet, and the proxy, all on this machine and with test money")
+    api = start_seller(stage, running)
+    keyd = start_keyd(stage, running, api)
+    egress = start_egress(stage, running, keyd)
+
+    stage.headline("curl without the proxy: the API wants money")
+    curl(stage, f"{api}/weather", expected=402)
+
+    stage.headline("The same curl through the proxy: paid, answered")
+    curl(stage, f"--proxy {egress.url} {api}/weather", expected=200)
+
+    stage.headline("A price above the cap of $0.10: refused, and curl sees the original 402 and the reason")
+    refused = curl(stage, f"--proxy {egress.url} {api}/report", expected=402)
+    if "X-402-Egress: rejected; reason=cap_per_payment" not in refused:
+        raise StepFailed("the refusal does not name its reason, cap_per_payment")
+    stage.say(stage.run("keyctl x402 explain cap_per_payment"))
+
+    stage.headline("What was paid, and what is left")
+    paid = show_payments(stage, api)
+    show_budget(stage, paid)
+    verdict = stage.run("keyctl ledger verify").splitlines()[0]
+    stage.say(verdict)
+    if re.fullmatch(r"ledger verified: [1-9][0-9]* entries", verdict) is None:
+        raise StepFailed("the ledger does not verify")
+
+
+def start_seller(stage: Stage, running: ExitStack) -> str:
+    command = [sys.executable, "-m", "demo.seller", "--pay-to", SELLER_ADDRESS]
+    seller = Program("seller", command, stage.folder / "seller.log")
+    stage.show(f"python -m demo.seller --pay-to {SELLER_ADDRESS} &")
+    running.callback(seller.stop)
+    return str(seller.start()["url"])
+
+
+def start_keyd(stage: Stage, running: ExitStack, api: str) -> Keyd:
+    keyd = Keyd(stage.folder, {**X402, "allowed_domains": [api]})
+    stage.run("keyctl --config keyd.toml init")
+    stage.show("osmoda-keyd --config keyd.toml &")
+    running.callback(keyd.stop)
+    keyd.start()
+    stage.say(stage.run("keyctl wallet create default"))
+    stage.say(
+        f"keyd.toml allows {api}, ${X402['max_payment_usd']} a payment, ${X402['daily_budget_usd']} a day"
+    )
+    return keyd
+
+
+def start_egress(stage: Stage, running: ExitStack, keyd: Keyd) -> Egress:
+    # The guard keeps programs away from private addresses; the demo's API is on one.
+    egress = Egress(stage.folder, keyd.socket, {"allow_private": ["127.0.0.1"]})
+    stage.show("osmoda-egress --config egress.toml &")
+    running.callback(egress.stop)
+    egress.start()
+    return egress
+
+
+def curl(stage: Stage, arguments: str, expected: int) -> str:
+    """Shows status, reason and content of the answer; the whole answer. Raises StepFailed for another status."""
+    answer = stage.run(f"curl -sSi {arguments}")
+    head, _, body = answer.replace("\r\n", "\n").partition("\n\n")
+    status, *fields = head.splitlines()
+    stage.say(status)
+    for line in fields:
+        name = line.partition(":")[0].lower()
+        if name == "x-402-egress":
+            stage.say(line)
+        elif name in ("payment-required", "payment-response"):
+            stage.say(line if len(line) <= 70 else line[:70] + "…")
+    if expected == 200:
+        stage.say(body)
+    if status.split()[1] != str(expected):
+        raise StepFailed(f"the answer should have had status {expected}")
+    return head + "\n\n" + body
+
+
+def show_payments(stage: Stage, api: str) -> Decimal:
+    """Payments by the ledger, in USD. Raises StepFailed if the seller's books say anything else."""
+    entries = [json.loads(line) for line in stage.run("keyctl ledger tail --json").splitlines()]
+    signed = [entry["data"] for entry in entries if entry["type"] == "x402.payment.signed"]
+    settled = [entry["data"] for entry in entries if entry["type"] == "x402.payment.settled"]
+    books = json.loads(stage.run(f"curl -sS {api}/books"))
+    for data in signed:
+        stage.say(
+            f"paid {usdc(data['authorization']['value'])} USDC to {data['authorization']['to']} ({api})"
+        )
+    by_ledger = [data["authorization"]["value"] for data in signed]
+    if len(settled) != len(signed) or by_ledger != [sale["value"] for sale in books]:
+        raise StepFailed("the seller's books and the ledger do not agree")
+    return sum((usdc(value) for value in by_ledger), Decimal())
+
+
+def show_budget(stage: Stage, paid: Decimal) -> None:
+    stage.say(stage.run("keyctl x402 policy").splitlines()[0])
+    policy = json.loads(stage.run("keyctl x402 policy --json"))
+    if paid == 0 or Decimal(policy["spent_today"]) != paid:
+        raise StepFailed(f"keyd counts {policy['spent_today']} USD as spent, but {paid} were paid")
+
+
+def usdc(atomic: str) -> Decimal:
+    return Decimal(atomic).scaleb(-6).normalize()
+
+
+def _bold(text: str) -> str:
+    return f"\033[1m{text}\033[0m" if sys.stdout.isatty() else text
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
