@@ -51,6 +51,8 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = {
     "sign": Endpoint("POST", "/x402/sign", frozenset({Role.EGRESS})),
     "outcome": Endpoint("POST", "/x402/outcome", frozenset({Role.EGRESS})),
     "policy": Endpoint("GET", "/x402/policy", frozenset({Role.EGRESS, Role.ADMIN, Role.AGENT})),
+    "open_payments": Endpoint("GET", "/x402/open", frozenset({Role.RECONCILER})),
+    "evidence": Endpoint("POST", "/x402/evidence", frozenset({Role.RECONCILER})),
     "wallet_create": Endpoint("POST", "/wallet/create", frozenset({Role.ADMIN})),
     "wallet_import": Endpoint("POST", "/wallet/import", frozenset({Role.ADMIN})),
     "wallet_list": Endpoint("GET", "/wallet/list", frozenset({Role.ADMIN})),
@@ -199,6 +201,49 @@ class OutcomeReport(Message):
 class OutcomeReply(Message):
     payment_id: str
     state: Literal["signed", "settled", "refused", "unknown", "released"]
+
+
+class OpenPayment(Message):
+    """A payment whose end is not proven: what a reconciler has to ask the chain about."""
+
+    payment_id: str
+    state: str
+    network: str
+    """CAIP-2."""
+    asset: str
+    """The token's contract."""
+    payer: str
+    pay_to: str
+    amount: str
+    """Atomic units."""
+    nonce: str
+    signed_at: int
+    valid_before: int
+
+
+class OpenPayments(Message):
+    """`GET /x402/open?after=SEQ`: at most 500, oldest first; `next` continues, None when there are no more."""
+
+    payments: list[OpenPayment]
+    next: int | None
+
+
+TxHash = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-f]{64}$")]
+
+
+class ChainEvidence(Message):
+    """`POST /x402/evidence`: what the chain says of one authorization at one block (EIP-3009 `authorizationState`)."""
+
+    payment_id: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+    used: bool
+    """authorizationState(payer, nonce) at this block."""
+    block_number: Annotated[int, Field(ge=0)]
+    block_hash: TxHash
+    block_timestamp: Annotated[int, Field(ge=0)]
+    transaction: TxHash | None = None
+    """Of the AuthorizationUsed event, if it was found."""
+    sources: Annotated[int, Field(ge=1, le=100)]
+    """How many RPC servers said the same."""
 
 
 class DomainSpend(Message):

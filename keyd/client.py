@@ -55,6 +55,12 @@ class KeydClient:
     async def outcome(self, report: api.OutcomeReport) -> api.OutcomeReply:
         return await self._call("outcome", api.OutcomeReply, report)
 
+    async def open_payments(self, *, after: int = 0) -> api.OpenPayments:
+        return await self._call("open_payments", api.OpenPayments, query={"after": str(after)})
+
+    async def evidence(self, evidence: api.ChainEvidence) -> api.OutcomeReply:
+        return await self._call("evidence", api.OutcomeReply, evidence)
+
     async def policy(self) -> api.PolicyView:
         return await self._call("policy", api.PolicyView)
 

@@ -53,6 +53,23 @@ def weigh(signed: Signed, report: api.OutcomeReport) -> Evidence:
     return Evidence("refused" if refused else "unknown", delivered, None, tuple(notes))
 
 
+RELEASE_MARGIN_S: Final = 120
+"""A block must be this much older than `validBefore` was due: one whose timestamp lags must not free money."""
+
+
+def prove(
+    valid_before: int, found: api.ChainEvidence, *, now_s: int
+) -> Literal["settled", "released"] | None:
+    """What the chain's word proves: settled if the authorization was used; released if it can never be.
+
+    Never used and still valid proves nothing (EIP-3009: `validBefore` is compared with the block's timestamp).
+    """
+    if found.used:
+        return "settled"
+    dead_at = valid_before + RELEASE_MARGIN_S
+    return "released" if found.block_timestamp > dead_at and now_s > dead_at else None
+
+
 def _contradictions(signed: Signed, settlement: Mapping[str, Any]) -> list[str]:
     """Why this response does not prove that exactly our payment was settled; empty if it does."""
     found = []

@@ -20,6 +20,9 @@ _SELECT: Final = (
     " FROM payments "
 )
 _BY_ID: Final = _SELECT + "WHERE payment_id = ?"
+_UNPROVEN: Final = _SELECT + (
+    "WHERE state IN ('signed', 'refused', 'unknown') AND signed_seq > ? ORDER BY signed_seq LIMIT ?"
+)
 _LATEST_OF_INTENT: Final = _SELECT + "WHERE intent_key = ? ORDER BY signed_seq DESC LIMIT 1"
 
 
@@ -55,6 +58,12 @@ def latest_of(db: sqlite3.Connection, intent_key: str) -> Payment | None:
 
 def by_id(db: sqlite3.Connection, payment_id: str) -> Payment | None:
     return _payment(db.execute(_BY_ID, (payment_id,)).fetchone())
+
+
+def unproven(db: sqlite3.Connection, after: int, limit: int) -> list[Payment]:
+    """Payments signed after entry `after` that were neither proven settled nor released, oldest first."""
+    rows = db.execute(_UNPROVEN, (after, limit)).fetchall()
+    return [payment for row in rows if (payment := _payment(row)) is not None]
 
 
 def budget_day(db: sqlite3.Connection, now_us: int) -> str:

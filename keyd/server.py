@@ -89,7 +89,10 @@ class Server:
             log.exception("keyd.fault", path=request.path)
             return _refusal(Refused(Reason.INTERNAL, "an unexpected fault; nothing was signed", status))
         finally:
-            log.info("keyd.request", method=request.method, path=request.path, status=status, uid=peer.uid)
+            if request.method != "GET" or status != 200:  # egress asks for the policy every few seconds
+                log.info(
+                    "keyd.request", method=request.method, path=request.path, status=status, uid=peer.uid
+                )
 
     async def _check_role(self, request: web.Request, peer: Peer) -> None:
         roles = self._roles.of(peer)
@@ -131,6 +134,16 @@ class Server:
         if isinstance(state, Deny):
             raise Refused(state.reason, state.detail, 404)
         return _json(api.OutcomeReply.model_validate({"payment_id": report.payment_id, "state": state}))
+
+    async def _open_payments(self, request: web.Request) -> web.Response:
+        return _json(self.service.open_payments(_number(request, "after", default=0)))
+
+    async def _evidence(self, request: web.Request) -> web.Response:
+        evidence = await _parse(request, api.ChainEvidence)
+        state = await self.service.record_evidence(_peer(request), evidence)
+        if isinstance(state, Deny):
+            raise Refused(state.reason, state.detail, 404)
+        return _json(api.OutcomeReply.model_validate({"payment_id": evidence.payment_id, "state": state}))
 
     async def _policy(self, request: web.Request) -> web.Response:
         return _json(self.service.view_policy(self._clock()))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from keyd import api, eip3009, evidence, payments
 from keyd.assets import Asset
@@ -26,6 +27,8 @@ from ledger.entry import Entry
 from ledger.log import Ledger
 from ledger.transaction import Transaction
 
+MAX_OPEN: Final = 500
+"""Payments in one answer to a reconciler; it asks again for the rest."""
 _BUDGET_REASONS = frozenset({Reason.BUDGET_DAILY})
 
 
@@ -155,6 +158,33 @@ class Service:
         after = payments.by_id(tx.db, report.payment_id)
         return found.state if after is None else after.state
 
+    def open_payments(self, after: int) -> api.OpenPayments:
+        """What a reconciler has to ask the chain about: every payment whose end is not proven."""
+        rows = self.ledger.read(lambda db: payments.unproven(db, after, MAX_OPEN))
+        return api.OpenPayments(
+            payments=[_open_payment(payment) for payment in rows],
+            next=rows[-1].signed_seq if len(rows) == MAX_OPEN else None,
+        )
+
+    async def record_evidence(self, peer: Peer, found: api.ChainEvidence) -> str | Deny:
+        """Settles or releases a payment on proof from the chain. The only way budget ever comes back."""
+        return await self._transact(lambda tx: self._prove_and_record(tx, peer, found))
+
+    def _prove_and_record(self, tx: Transaction, peer: Peer, found: api.ChainEvidence) -> str | Deny:
+        payment = payments.by_id(tx.db, found.payment_id)
+        if payment is None:
+            return Deny(Reason.PAYMENT_UNKNOWN, f"payment {found.payment_id}")
+        state = evidence.prove(payment.authorization.valid_before, found, now_s=tx.now // 1_000_000)
+        if state is None or payment.state in ("settled", "released"):
+            return payment.state
+        data = {
+            "payment_id": payment.payment_id,
+            "proof": found.model_dump(mode="json", exclude={"payment_id", "transaction"}),
+            "transaction": found.transaction,
+        }
+        tx.append(f"x402.payment.{state}", str(peer), data)
+        return state
+
     async def record_stranger(self, peer: Peer, what: str, suppressed: int) -> None:
         """Somebody without the right role spoke to the socket."""
         data = {"pid": peer.pid, "request": what, "suppressed": suppressed, "uid": peer.uid}
@@ -220,6 +250,21 @@ class Service:
 def payable_assets(policy: Policy) -> list[Asset]:
     """Tokens that an offer could be paid in under this policy."""
     return [a for a in policy.assets.on(policy.networks) if a.method == "eip3009"]
+
+
+def _open_payment(payment: payments.Payment) -> api.OpenPayment:
+    return api.OpenPayment(
+        payment_id=payment.payment_id,
+        state=payment.state,
+        network=payment.network,
+        asset=payment.asset,
+        payer=payment.authorization.from_,
+        pay_to=payment.authorization.to,
+        amount=str(payment.amount),
+        nonce="0x" + payment.authorization.nonce.hex(),
+        signed_at=payment.authorization.valid_after + eip3009.CLOCK_SKEW_S,
+        valid_before=payment.authorization.valid_before,
+    )
 
 
 def _signed_entry(

@@ -11,6 +11,7 @@ import pytest
 
 from keyd import api
 from keyd.domains import DomainPattern
+from keyd.evidence import RELEASE_MARGIN_S
 from keyd.payments import SETTLE_MARGIN_S
 from keyd.policy import Deny
 from keyd.reasons import Reason
@@ -275,3 +276,59 @@ async def test_a_missing_wallet_and_a_swapped_wallet_file_refuse(rig: Rig) -> No
 async def test_the_query_of_the_resource_url_is_not_recorded(rig: Rig) -> None:
     await rig.paid(resource_url="https://api.example.com/weather?api_key=hunter2")
     assert rig.entries("x402.payment.attempt")[0].data["resource_url"] == "https://api.example.com/weather"
+
+
+def proof(authorized: Authorized, *, used: bool, at: int, **members: Any) -> api.ChainEvidence:
+    fields = {"block_number": 7, "block_hash": "0x" + "cd" * 32, "sources": 1} | members
+    payment_id = authorized.payment.payment_id
+    return api.ChainEvidence(payment_id=payment_id, used=used, block_timestamp=at, **fields)
+
+
+async def test_budget_comes_back_only_on_proof_after_the_authorization_is_dead(rig: Rig) -> None:
+    first = await rig.paid()
+    dead_at = first.payment.authorization.valid_before + RELEASE_MARGIN_S
+    now_s = rig.clock.now_us // 1_000_000
+    early = proof(first, used=False, at=dead_at + 1)
+    assert await rig.service.record_evidence(EGRESS, early) == "signed"  # the block is new, our clock is not
+    rig.clock.advance(dead_at + 1 - now_s)
+    stale = proof(first, used=False, at=dead_at)
+    assert await rig.service.record_evidence(EGRESS, stale) == "signed"  # our clock is new, the block is not
+    assert rig.service.view_policy(rig.clock()).spent_today == "0.001"
+    assert await rig.service.record_evidence(EGRESS, early) == "released"
+    assert rig.service.view_policy(rig.clock()).spent_today == "0.00"
+    assert await rig.service.record_evidence(EGRESS, early) == "released"
+    assert rig.service.view_policy(rig.clock()).spent_today == "0.00"  # and only once
+    assert rig.entries("x402.payment.released")[0].data["proof"]["block_number"] == 7
+
+
+async def test_the_chain_can_settle_what_nobody_reported(rig: Rig) -> None:
+    first = await rig.paid()
+    await rig.report(first, http_status=502)
+    assert [p.state for p in rig.service.open_payments(0).payments] == ["unknown"]
+    transaction = "0x" + "ef" * 32
+    used = proof(first, used=True, at=1, transaction=transaction)
+    assert await rig.service.record_evidence(EGRESS, used) == "settled"
+    assert rig.entries("x402.payment.settled")[0].data["transaction"] == transaction
+    assert rig.service.open_payments(0).payments == []
+    assert rig.service.view_policy(rig.clock()).spent_today == "0.001"
+
+
+async def test_evidence_never_reverses_what_was_proven(rig: Rig) -> None:
+    first = await rig.paid()
+    await rig.report(first, http_status=200, settlement=SETTLED)
+    rig.clock.advance(10_000)
+    never = proof(first, used=False, at=rig.clock.now_us // 1_000_000)
+    assert await rig.service.record_evidence(EGRESS, never) == "settled"
+    assert rig.entries("x402.payment.released") == []
+
+
+async def test_open_payments_are_told_in_pieces(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keyd.service.MAX_OPEN", 2)
+    for n in range(3):
+        await rig.paid(what=n)
+    first = rig.service.open_payments(0)
+    assert first.next is not None
+    second = rig.service.open_payments(first.next)
+    assert len(first.payments) == 2
+    assert len(second.payments) == 1
+    assert second.next is None
