@@ -101,7 +101,11 @@ def open_writer(path: Path) -> sqlite3.Connection:
             raise
     except LedgerError as error:
         raise LedgerError(f"cannot open {path}: {error}", error.hint) from error
-    except (OSError, sqlite3.Error) as error:
+    except (
+        OSError,
+        sqlite3.Error,
+        UnicodeDecodeError,
+    ) as error:  # the last: messages that quote a damaged file
         raise LedgerError(f"cannot open {path}: {error}", RESTORE) from error
     return db
 

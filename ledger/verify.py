@@ -20,6 +20,8 @@ from ledger.errors import EntryRefused, LedgerError
 MAX_PROBLEMS: Final = 100
 """Problems put into words. A ledger with more is replaced, not mended line by line."""
 
+_CHECK_PATH: Final = "Check the path, your permissions, and that the temporary folder has room."
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -53,28 +55,55 @@ _COMPARED: Final = (
 
 def verify(path: Path) -> Verdict:
     """Check the ledger at `path` from its first entry. Raises LedgerError if it cannot be read, or is none."""
-    db = _open(path)
-    check = _Check(db)
+    db = sqlite3.connect("", uri=True, isolation_level=None)
     try:
-        db.execute("BEGIN")  # one moment of the ledger, however long this takes
-        store.check_tables(db, "ledger")
-        check.pages()
-        check.chain()
-        check.head()
-        check.projection()
-    except sqlite3.OperationalError as error:
-        hint = "Check the disk, and that the temporary folder has room."
-        raise LedgerError(f"cannot read {path}: {error}", hint) from error
-    except sqlite3.DatabaseError as error:
-        check.problem(f"file: {error} (found after entry {check.last.seq})")
+        return _verify(db, path)
     except LedgerError as error:
-        check.problem(f"file: {error}")
+        raise LedgerError(f"cannot verify {path}: {error}", error.hint) from error
+    except OSError as error:
+        raise LedgerError(f"cannot read {path}: {error.strerror}", _CHECK_PATH) from error
+    except sqlite3.Error as error:
+        raise LedgerError(f"cannot read {path}: {error}", _CHECK_PATH) from error
     finally:
         db.close()
-    return Verdict(check.entries, check.last, check.problems)
 
 
-class _Check:
+def _verify(db: sqlite3.Connection, path: Path) -> Verdict:
+    """Damage is a verdict; a file that cannot be read, or is no ledger, is an error."""
+    run = _Run(db)
+    try:
+        _attach(db, path)
+        run.check()
+    except UnicodeDecodeError:  # Python's, of a message of SQLite's that quotes the file
+        run.problem("file: holds text that is not UTF-8")
+    except sqlite3.DatabaseError as error:
+        if isinstance(error, sqlite3.OperationalError) or error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
+            raise
+        run.problem(f"file: {error} (found after entry {run.last.seq})")
+    return Verdict(run.entries, run.last, run.problems)
+
+
+def _attach(db: sqlite3.Connection, path: Path) -> None:
+    """Make the temporary database `db` ready for the second fold, and attach the ledger to it, read-only."""
+    db.text_factory = lambda text: text.decode(errors="backslashreplace")  # a changed file can hold anything
+    db.execute("PRAGMA trusted_schema = OFF")
+    db.execute("PRAGMA journal_mode = OFF")  # the second fold is thrown away in any case
+    db.executescript(schema.PROJECTION + schema.EMPTY)
+    store.refuse_empty(path)
+    uri = path.absolute().as_uri()
+    try:
+        db.execute("ATTACH ? AS ledger", (f"{uri}?mode=ro",))
+        store.check_format(db, "ledger")
+    except sqlite3.OperationalError:
+        # SQLite reads a WAL database only where it may put its -shm file. A copy at rest can do without
+        # one; a copy with entries in its -wal cannot: it would verify, and lack them.
+        if store.has_journal(path):
+            raise
+        db.execute("ATTACH ? AS ledger", (f"{uri}?immutable=1",))
+        store.check_format(db, "ledger")
+
+
+class _Run:
     """One run over a ledger that is attached to `db` as `ledger`; `main` takes the second fold."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
@@ -85,17 +114,29 @@ class _Check:
 
     def problem(self, words: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:
-            self.problems.append(words)
+            self.problems.append(_plain(words))
         elif len(self.problems) == MAX_PROBLEMS:
             self.problems.append(f"and more: only the first {MAX_PROBLEMS} problems are listed")
 
-    def pages(self) -> None:
+    def check(self) -> None:
+        self._db.execute("BEGIN")  # one moment of the ledger, however long this takes
+        try:
+            store.check_tables(self._db, "ledger")
+        except LedgerError as error:  # what other tables hold cannot be trusted, nor compared
+            self.problem(f"file: {error}")
+            return
+        self.check_pages()
+        self.check_chain()
+        self.check_head()
+        self.check_projection()
+
+    def check_pages(self) -> None:
         """SQLite's own check: a damaged index gives keyd wrong answers from right rows."""
         for (message,) in self._db.execute(f"PRAGMA ledger.integrity_check({MAX_PROBLEMS})"):
             if message != "ok":
                 self.problem(f"file: {' '.join(str(message).split())}")
 
-    def chain(self) -> None:
+    def check_chain(self) -> None:
         """Check each entry against the one before, and fold it."""
         rows = self._db.execute("SELECT seq, CAST(entry AS BLOB), hash FROM ledger.entries ORDER BY seq")
         tables = schema.SqlTables(self._db)
@@ -110,7 +151,7 @@ class _Check:
                 except EntryRefused as error:
                     self.problem(f"entry {row.seq}: contradicts the entries before it: {error}")
 
-    def head(self) -> None:
+    def check_head(self) -> None:
         """Compare the recorded head with the last entry: a tail that was cut off shows here."""
         recorded = self._db.execute("SELECT head_seq, head_hash FROM ledger.meta").fetchone()
         if recorded is None:
@@ -125,7 +166,7 @@ class _Check:
         elif head.hash != self.last.hash:
             self.problem(f"head: is not the hash of entry {head.seq}")
 
-    def projection(self) -> None:
+    def check_projection(self) -> None:
         """Compare every row of the projection with the second fold, in both directions."""
         days = "SELECT l.latest_day, f.latest_day FROM ledger.meta l, main.meta f"
         for found, folded in self._db.execute(f"{days} WHERE l.latest_day IS NOT f.latest_day"):
@@ -133,40 +174,6 @@ class _Check:
         for table in _COMPARED:
             for words in _differences(self._db, table):
                 self.problem(words)
-
-
-def _open(path: Path) -> sqlite3.Connection:
-    """A temporary database with the ledger attached to it, read-only, as `ledger`. Raises LedgerError."""
-    db = sqlite3.connect("", uri=True, isolation_level=None)
-    try:
-        db.execute("PRAGMA trusted_schema = OFF")
-        db.execute("PRAGMA journal_mode = OFF")  # what is folded here is thrown away in any case
-        _attach(db, path)
-        store.check_format(db, "ledger")
-        db.executescript(schema.PROJECTION + schema.EMPTY)
-    except LedgerError as error:
-        db.close()
-        raise LedgerError(f"cannot verify {path}: {error}", error.hint) from error
-    except (OSError, sqlite3.Error) as error:
-        db.close()
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise LedgerError(f"cannot read {path}: {reason}", "Check the path and your permissions.") from error
-    return db
-
-
-def _attach(db: sqlite3.Connection, path: Path) -> None:
-    store.refuse_empty(path)
-    uri = path.absolute().as_uri()
-    try:
-        db.execute("ATTACH ? AS ledger", (f"{uri}?mode=ro",))
-        db.execute("SELECT 1 FROM ledger.sqlite_schema")
-    except sqlite3.OperationalError:
-        # SQLite reads a WAL database only where it may put its -shm file. A copy at rest can do without
-        # one; a copy with entries in its -wal cannot: it would verify, and lack them.
-        if store.has_journal(path):
-            raise
-        db.execute("DETACH ledger")
-        db.execute("ATTACH ? AS ledger", (f"{uri}?immutable=1",))
 
 
 def _differences(db: sqlite3.Connection, table: _Table) -> Iterator[str]:
@@ -189,9 +196,14 @@ def _differences(db: sqlite3.Connection, table: _Table) -> Iterator[str]:
 
 def _absent(name: str, keys: str, same_key: str, *, there: str, here: str) -> str:
     """Query for the keys of table `name` that are in database `there` and not in `here`."""
-    there_not_here = f"NOT EXISTS (SELECT 1 FROM {here}.{name} b WHERE {same_key})"
-    return f"SELECT {keys} FROM {there}.{name} a WHERE {there_not_here}"  # noqa: S608 - names from _COMPARED
+    absent = f"NOT EXISTS (SELECT 1 FROM {here}.{name} b WHERE {same_key})"  # noqa: S608 - names from _COMPARED
+    return f"SELECT {keys} FROM {there}.{name} a WHERE {absent}"  # noqa: S608 - the same
 
 
 def _words(key: tuple[object, ...]) -> str:
     return " ".join(map(str, key))
+
+
+def _plain(words: str) -> str:
+    """A changed ledger can hold anything: nothing but printable ASCII of it reaches a terminal."""
+    return "".join(c if c.isascii() and c.isprintable() else ascii(c)[1:-1] for c in words)
