@@ -46,6 +46,7 @@ def test_every_message_of_the_protocol_has_an_example():
         api.Authorization,
         api.ExactPayload,
         api.DomainSpend,
+        api.OpenPayment,
         api.LedgerEntry,
     }
     messages = {

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from keyd import api
-from keyd.cli import x402_commands
+from keyd.cli import app, x402_commands
 from keyd.cli.context import Invocation
 from keyd.cli.errors import CliError
 from keyd.cli.render import escaped
@@ -118,6 +118,16 @@ def test_a_bug_names_its_type_but_not_its_text(keyctl, monkeypatch):
         "keyctl: error: this is a bug in keyctl: unexpected LookupError\n"
         "keyctl: hint: set OSMODA_DEBUG=1 to see where, and report it\n"
     )
+
+
+def test_a_traceback_is_shown_to_whoever_asks_for_it(capsys, monkeypatch):
+    def fail(*_arguments: object) -> None:
+        raise LookupError
+
+    monkeypatch.setattr(x402_commands, "explain", fail)
+    monkeypatch.setenv("OSMODA_DEBUG", "1")
+    assert app.run(["x402", "explain", "internal"]) == 1
+    assert "Traceback (most recent call last):" in capsys.readouterr().err
 
 
 def test_ctrl_c_ends_with_130(keyctl, monkeypatch):
