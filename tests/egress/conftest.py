@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -46,7 +47,7 @@ class Pki:
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
     folder = tmp_path_factory.mktemp("pki")
     key, ca = certs.create_ca("upstream test", "upstream test CA", 2048)
-    names = [x509.IPAddress(__import__("ipaddress").ip_address("127.0.0.1")), x509.DNSName("localhost")]
+    names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
     leaf = certs.dummy_cert(key, ca, "localhost", names)
     pem = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
@@ -120,6 +121,17 @@ class World:
 
     def app(self, upstream: Upstream) -> App:
         return App(self.egress.address, upstream, self.pki.client())
+
+    def client_gone(self) -> asyncio.Event:
+        """Set when egress has noticed that an application hung up."""
+        gone = asyncio.Event()
+        self.egress._master.addons.add(_ClientGone(gone))
+        return gone
+
+
+class _ClientGone:
+    def __init__(self, gone: asyncio.Event) -> None:
+        self.client_disconnected = lambda _: gone.set()
 
 
 @pytest.fixture

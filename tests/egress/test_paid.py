@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.egress.conftest import World
@@ -51,7 +53,7 @@ async def test_a_402_is_paid_and_the_application_gets_the_content(world: World, 
 async def test_version_1_terms_in_the_body_are_paid_with_x_payment(world: World) -> None:
     script = selling(
         lambda _: response(200, {"X-PAYMENT-RESPONSE": encode({"success": True, "transaction": TX})}, b"v1"),
-        lambda _: response(402, {}, __import__("json").dumps(TERMS_V1).encode()),
+        lambda _: response(402, {}, json.dumps(TERMS_V1).encode()),
     )
     async with world.serving(script) as upstream, world.app(upstream) as app:
         answer = await app.get()

@@ -44,6 +44,8 @@ class Upstream:
     """All requests in order of arrival."""
     connections: int = 0
     failures: list[BaseException] = field(default_factory=list)
+    close: Callable[[], None] = lambda: None
+    """Stop listening; connections that are open live on."""
 
     def url(self, path: str = "/a") -> str:
         return f"{self.scheme}://127.0.0.1:{self.port}{path}"
@@ -67,6 +69,7 @@ async def serving(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIte
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
     upstream.port = server.sockets[0].getsockname()[1]
+    upstream.close = server.close
     try:
         yield upstream
     finally:

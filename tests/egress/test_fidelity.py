@@ -1,0 +1,196 @@
+"""Traffic that is not paid passes untouched, and nothing is held that could flow."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tests.egress.conftest import World
+from tests.egress.support.upstream import Connection, selling
+from tests.egress.support.wire import SETTLED, encode, paid_answer, payment_required, response
+
+SSE = response(200, {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"}, length=False)
+PAID_SSE = SSE.replace(b"\r\n\r\n", b"\r\nPAYMENT-RESPONSE: " + encode(SETTLED).encode() + b"\r\n\r\n")
+
+
+async def test_a_paid_stream_delivers_its_first_event_before_its_last_exists(world: World) -> None:
+    first_seen = asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(payment_required())
+        await connection.request()
+        await connection.send(PAID_SSE + b"9\r\ndata: 1\n\n\r\n")
+        await first_seen.wait()
+        await connection.send(b"9\r\ndata: 2\n\n\r\n0\r\n\r\n")
+
+    async with world.serving(script, tls=True) as upstream, world.app(upstream) as app:
+        await app.send()
+        answer = await app.answer(head_only=True)
+        assert (answer.get("X-402-Egress") or "").startswith("paid; ")
+        assert await app.reader.readuntil(b"\n\n\r\n") == b"9\r\ndata: 1\n\n\r\n"
+        assert (await world.keyd.outcomes.get()).http_status == 200  # reported while the stream goes on
+        first_seen.set()
+        assert await app.reader.readuntil(b"0\r\n\r\n") == b"9\r\ndata: 2\n\n\r\n0\r\n\r\n"
+
+
+async def test_the_paid_stream_is_not_delayed_by_the_report(world: World) -> None:
+    world.keyd.outcome_gate.clear()
+    async with world.serving(selling(lambda _: paid_answer(), lambda _: payment_required())) as upstream:
+        async with world.app(upstream) as app:
+            assert (await app.get()).body == b"content"
+        assert world.keyd.outcomes.empty()
+        world.keyd.outcome_gate.set()
+        assert (await world.keyd.outcomes.get()).http_status == 200
+
+
+async def test_an_upload_flows_while_it_is_sent(world: World) -> None:
+    seen = asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        request = await connection.request(head_only=True)
+        assert request.get("Transfer-Encoding") == "chunked"
+        assert await connection.reader.readexactly(8) == b"3\r\nabc\r\n"
+        seen.set()
+        assert await connection.reader.readuntil(b"0\r\n\r\n") == b"3\r\ndef\r\n0\r\n\r\n"
+        await connection.send(response(200, {}, b"got it"))
+
+    async with world.serving(script) as upstream, world.app(upstream) as app:
+        await app.send(method="POST", body=b"3\r\nabc\r\n", Transfer_Encoding="chunked")
+        await seen.wait()
+        await app.write(b"3\r\ndef\r\n0\r\n\r\n")
+        assert (await app.answer()).body == b"got it"
+
+
+async def test_request_and_answer_keep_order_spelling_and_duplicates(world: World) -> None:
+    answer = (
+        b"HTTP/1.1 200 \r\nX-oDD: 1\r\nset-cookie: a=1\r\nSet-Cookie: b=2\r\nContent-Length: 2\r\n"
+        b"x-odd: \xe9\r\n\r\nok"
+    )
+
+    async def script(connection: Connection) -> None:
+        head = await connection.reader.readuntil(b"\r\n\r\n")
+        host = f"Host: 127.0.0.1:{upstream.port}".encode()
+        assert head == b"PuRGE /a%20b?x=%C3%A9&&y HTTP/1.1\r\n" + host + b"\r\nB: 1\r\na: 2\r\nB: 3\r\n\r\n"
+        await connection.send(answer)
+
+    async with world.serving(script) as upstream, world.app(upstream) as app:
+        target = upstream.url("/a%20b?x=%C3%A9&&y").encode()
+        host = f"Host: 127.0.0.1:{upstream.port}".encode()
+        await app.write(b"PuRGE " + target + b" HTTP/1.1\r\n" + host + b"\r\nB: 1\r\na: 2\r\nB: 3\r\n\r\n")
+        assert await app.reader.readexactly(len(answer)) == answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 204 No Content\r\nX: 1\r\n\r\n",
+        b"HTTP/1.1 304 Not Modified\r\nContent-Length: 99\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: http://other.example/\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\nX-Sum: 1\r\nX-Two: 2\r\n\r\n",
+        b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 103 Early Hints\r\nA: 1\r\n\r\nHTTP/1.1 103 Early Hints\r\nB: 2\r\n\r\nHTTP/1.1 204 OK\r\n\r\n",
+    ],
+    ids=["204", "304", "302", "trailers", "103", "two hints"],
+)
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+async def test_answers_pass_byte_for_byte(world: World, answer: bytes, tls: bool) -> None:
+    async def script(connection: Connection) -> None:
+        for _ in range(2):  # the second on the same connections: the first left them usable
+            await connection.request()
+            for byte in answer:  # in the smallest pieces
+                await connection.send(bytes([byte]))
+
+    async with world.serving(script, tls=tls) as upstream, world.app(upstream) as app:
+        for _ in range(2):
+            await app.send()
+            assert await app.reader.readexactly(len(answer)) == answer
+    assert upstream.connections == 1
+
+
+async def test_a_hint_to_http_1_0_is_left_out(world: World) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 103 Early Hints\r\n\r\n" + response(200, {}, b"ok"))
+
+    async with world.serving(script) as upstream, world.app(upstream) as app:
+        await app.write(f"GET {upstream.url()} HTTP/1.0\r\nHost: 127.0.0.1:{upstream.port}\r\n\r\n".encode())
+        assert await app.reader.readuntil(b"ok") == response(200, {}, b"ok")
+
+
+async def test_request_trailers_reach_the_server_also_with_the_payment(world: World) -> None:
+    script = selling(lambda _: paid_answer(), lambda _: payment_required())
+    async with world.serving(script) as upstream, world.app(upstream) as app:
+        await app.send(method="POST", body=b"3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n", Transfer_Encoding="chunked")
+        assert (await app.answer()).status == 200
+    assert [request.trailers for request in upstream.requests] == [[("X-Sum", "1")]] * 2
+    assert [request.body for request in upstream.requests] == [b"abc"] * 2
+
+
+async def test_what_is_meant_for_egress_stays_in_egress(world: World) -> None:
+    script = selling(lambda _: paid_answer(), lambda _: payment_required())
+    async with world.serving(script) as upstream, world.app(upstream) as app:
+        await app.send(
+            X_402_Intent="mine",
+            x_402_max="1",
+            X_402_Key="0xsecret",
+            Proxy_Authorization="Basic secret",
+            Proxy_Connection="keep-alive",
+            X_402="stays",
+        )
+        assert (await app.answer()).status == 200
+    for request in upstream.requests:
+        names = [name for name, _ in request.headers if name != "PAYMENT-SIGNATURE"]
+        assert names == ["Host", "X-402"]
+    assert world.keyd.requests[0].intent == "mine"
+
+
+@pytest.mark.parametrize("status", [200, 402])
+async def test_a_servers_x_402_egress_is_not_believed(world: World, status: int) -> None:
+    forged = response(status, {"X-402-Egress": "paid; payment=1", "x-402-egress": "paid"}, b"body")
+    async with (
+        world.serving(selling(lambda _: b"", lambda _: forged)) as upstream,
+        world.app(upstream) as app,
+    ):
+        answer = await app.get()
+    values = [value for name, value in answer.headers if name.lower() == "x-402-egress"]
+    assert values == ([] if status == 200 else ["rejected; reason=terms_missing"])
+
+
+async def test_an_upgraded_connection_is_a_pipe_even_after_a_payment(world: World) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(payment_required())
+        request = await connection.request()
+        assert request.get("PAYMENT-SIGNATURE")
+        await connection.send(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n"
+        )
+        assert await connection.reader.readexactly(5) == b"hello"
+        await connection.send(b"\x81\x05world")
+
+    headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec_WebSocket_Version": "13"}
+    async with world.serving(script, tls=True) as upstream, world.app(upstream) as app:
+        await app.send(**headers)
+        assert (await app.answer()).status == 101
+        await app.write(b"hello")
+        assert await app.reader.readexactly(7) == b"\x81\x05world"
+
+
+async def test_an_endless_head_does_not_fill_the_memory(world: World) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\n")
+        while True:
+            await connection.send(b"X-Filler: " + b"x" * 65536 + b"\r\n")
+
+    async with world.serving(script) as upstream, world.app(upstream) as app:
+        assert (await app.get()).status == 502
+
+
+async def test_an_endless_request_head_is_refused(world: World) -> None:
+    async with world.serving(selling(lambda _: b"", lambda _: b"")) as upstream, world.app(upstream) as app:
+        await app.write(b"GET / HTTP/1.1\r\nX: " + b"x" * 600_000)
+        assert (await app.answer(head_only=True)).status == 431
+    assert upstream.connections == 0
