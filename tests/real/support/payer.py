@@ -1,0 +1,115 @@
+"""keyd with a funded wallet, egress in front of it, and what a test asks them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from demo.stack import Egress, Keyd
+
+NETWORK = "eip155:84532"
+
+
+class Payer:
+    """One keyd, one egress, one wallet. Start it with `with`."""
+
+    def __init__(
+        self,
+        folder: Path,
+        origins: Sequence[str],
+        private_key: str,
+        upstream_ca: Path | None = None,
+        **x402: str,
+    ) -> None:
+        """`origins` are the entries of allowed_domains; `x402` overrides settings of keyd's [x402]."""
+        self.folder = folder
+        self._private_key = private_key
+        limits = {"daily_budget_usd": "10.00", "max_payment_usd": "0.10"}
+        self.keyd = Keyd(folder, {**limits, "networks": [NETWORK], "allowed_domains": list(origins), **x402})
+        settings: dict[str, Any] = {"allow_private": ["127.0.0.1", "localhost"]}
+        if upstream_ca:
+            settings["upstream_ca_file"] = str(upstream_ca)
+        self.egress = Egress(folder, self.keyd.socket, settings)
+
+    def __enter__(self) -> Payer:
+        try:
+            self.start_keyd()
+            self.egress.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.egress.stop()
+        self.keyd.stop()
+
+    def start_keyd(self) -> None:
+        """Makes keyd's state, starts keyd, and imports the wallet as `default`."""
+        self.succeed("init")
+        self.keyd.start()
+        key_file = self.folder / "key.hex"
+        key_file.write_text(self._private_key)
+        key_file.chmod(0o600)
+        self.succeed("wallet", "import", "default", "--key-file", key_file)
+        key_file.unlink()
+
+    def succeed(self, *arguments: str | Path) -> str:
+        """The output of `keyctl ARGUMENTS`, which must succeed."""
+        done = self.keyd.keyctl(*arguments)
+        assert done.returncode == 0, f"keyctl {arguments}: {done.stderr}"
+        return done.stdout
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """All that an unmodified program is told: where the proxy is, and whose certificates to trust."""
+        ca = str(self.egress.ca_certificate)
+        proxies = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), self.egress.url)
+        authorities = dict.fromkeys(("CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"), ca)
+        return {**os.environ, **proxies, **authorities}
+
+    def entries(self, type_: str | None = None) -> list[dict[str, Any]]:
+        """The ledger's entries, oldest first; only those of `type_` if it is given."""
+        lines = self.succeed("ledger", "tail", "--json", "--limit", "100000").splitlines()
+        entries = [json.loads(line) for line in lines]
+        return [entry for entry in entries if type_ in (None, entry["type"])]
+
+    def signed(self) -> dict[str, int]:
+        """payment_id → atomic units, of every payment that was signed."""
+        return {
+            entry["data"]["payment_id"]: int(entry["data"]["authorization"]["value"])
+            for entry in self.entries("x402.payment.signed")
+        }
+
+    def settled(self) -> int:
+        """Atomic units of all payments that the ledger calls settled."""
+        signed = self.signed()
+        return sum(signed[entry["data"]["payment_id"]] for entry in self.entries("x402.payment.settled"))
+
+    def policy(self) -> dict[str, Any]:
+        view: dict[str, Any] = json.loads(self.succeed("x402", "policy", "--json"))
+        return view
+
+
+@dataclass(frozen=True)
+class LedgerCheck:
+    ok: bool
+    text: str
+
+
+def verify_offline(keyd: Keyd) -> LedgerCheck:
+    """`python -m ledger verify`, as somebody who has nothing but the file would run it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ledger", "verify", str(keyd.ledger)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return LedgerCheck(done.returncode == 0, done.stdout + done.stderr)
