@@ -290,6 +290,7 @@ def _signed_entry(
         "intent_key": intent.intent_key,
         "network": offer.asset.network,
         "payment_id": payment_id,
+        "signed_at": authorization.valid_after + eip3009.CLOCK_SKEW_S,
         "usd_micros": offer.usd_micros,
         "valid_before": authorization.valid_before,
         "wallet": wallet,

@@ -17,6 +17,8 @@ MAX_DEPTH: Final = 64
 """Nesting of lists and objects. Offers come from strangers; `[[[[…` must end in an error, not in a
 RecursionError half way through a transaction."""
 
+_JSON: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+
 
 def encode(value: object) -> bytes:
     """The canonical bytes of `value`: str, bool, None, int, list, and dict with str keys.
@@ -24,7 +26,7 @@ def encode(value: object) -> bytes:
     Raises CanonicalError for anything else, also for tuples and bytes: a value that does not come back
     as itself when the ledger is read does not go in.
     """
-    text = json.dumps(_sorted(value, 0), ensure_ascii=False, separators=(",", ":"))
+    text = _JSON.encode(_sorted(value, 0))
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -49,17 +51,16 @@ def _sorted(value: object, depth: int) -> object:
     """`value` with the keys of every object in canonical order, and nothing in it that JSON would bend."""
     if depth > MAX_DEPTH:
         raise CanonicalError(f"nested deeper than {MAX_DEPTH} levels")
-    match value:
-        case None | bool() | str():
-            return value
-        case int():
-            if abs(value) > MAX_INTEGER:
-                raise CanonicalError("an integer is larger than 2^53-1: write it as a decimal string")
-            return value
-        case list():
-            return [_sorted(item, depth + 1) for item in value]
-        case dict():
-            return {key: _sorted(value[key], depth + 1) for key in sorted(value, key=_utf16_code_units)}
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, dict):
+        return {key: _sorted(value[key], depth + 1) for key in sorted(value, key=_utf16_code_units)}
+    if isinstance(value, list):
+        return [_sorted(item, depth + 1) for item in value]
+    if isinstance(value, int):
+        if abs(value) > MAX_INTEGER:
+            raise CanonicalError("an integer is larger than 2^53-1: write it as a decimal string")
+        return value
     raise CanonicalError(f"a {type(value).__name__} has no canonical form")
 
 

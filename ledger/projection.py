@@ -29,6 +29,8 @@ _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _AUTHORIZATION: Final = frozenset({"from", "to", "value", "validAfter", "validBefore", "nonce"})
 """Parameters of EIP-3009 `transferWithAuthorization`, without the signature, which no entry may hold."""
 
+_FACT: Final = frozenset({"kind", "key", "value"})
+
 
 class State(StrEnum):
     """What is known of a payment. A payment starts as signed."""
@@ -41,7 +43,7 @@ class State(StrEnum):
 
     @property
     def final(self) -> bool:
-        """Settled money does not come back, and released money is not spent again."""
+        """Nothing a seller says changes these; proof from the chain does."""
         return self in (State.SETTLED, State.RELEASED)
 
 
@@ -57,6 +59,8 @@ class Payment:
     state: State
     delivered: bool
     """The seller delivered an answer (sticky), whatever became of the money."""
+    proven: bool
+    """The state rests on proof from the chain, not on anybody's word."""
     domain: str
     caller: str
     wallet: str
@@ -69,6 +73,8 @@ class Payment:
     """Micro-USD (10^-6 USD) counted against the budget."""
     authorization: str
     """The EIP-3009 parameters as canonical JSON; there is no signature in it."""
+    signed_at: int
+    """Unix time in seconds."""
     valid_before: int
     """Unix time in seconds from which the authorization is void."""
     day: str
@@ -84,10 +90,13 @@ class Tables(Protocol):
     def payment(self, payment_id: str) -> Payment | None: ...
 
     def put_payment(self, payment: Payment) -> None:
-        """Insert, or replace the payment with the same id."""
+        """Insert, or replace the payment with the same id; entry `last_seq` becomes part of its story."""
 
     def add_spend(self, day: str, domain: str, caller: str, *, usd_micros: int, calls: int) -> None:
         """Add to the sums of this day, for the domain and caller and in total."""
+
+    def put_fact(self, kind: str, key: str, value: str | None, seq: int) -> None:
+        """The fact (kind, key) becomes `value`, canonical JSON, said by entry `seq`; None removes it."""
 
     def see_day(self, day: str) -> None:
         """`latest_day` becomes `day`, unless it is later already: a clock set back un-spends nothing."""
@@ -95,12 +104,15 @@ class Tables(Protocol):
 
 def fold(entry: Entry, tables: Tables) -> None:
     """Add `entry` to `tables`. Raises EntryRefused, with `tables` unchanged, if it cannot be true."""
+    facts = _facts(entry)
     if entry.type == SIGNED:
         _signed(entry, tables)
     elif entry.type == RELEASED:
         _released(entry, tables)
     elif entry.type in OUTCOMES:
         _outcome(entry, OUTCOMES[entry.type], tables)
+    for kind, key, value in facts:
+        tables.put_fact(kind, key, value, entry.seq)
 
 
 def _signed(entry: Entry, tables: Tables) -> None:
@@ -113,22 +125,31 @@ def _signed(entry: Entry, tables: Tables) -> None:
 
 
 def _outcome(entry: Entry, state: State, tables: Tables) -> None:
+    """What somebody says became of a payment; proof from the chain outweighs it, before and after."""
     payment = _known_payment(entry, tables)
+    proven = state is State.SETTLED and _proven(entry)
     tables.put_payment(
         replace(
             payment,
-            state=payment.state if payment.state.final else state,
+            state=state if proven or not payment.state.final else payment.state,
             delivered=payment.delivered or _delivered(entry),
+            proven=payment.proven or proven,
             last_seq=entry.seq,
         )
     )
+    if proven and payment.state is State.RELEASED:  # the proof of the release was false: it is spent after all
+        tables.add_spend(payment.day, payment.domain, payment.caller, usd_micros=payment.usd_micros, calls=0)
 
 
 def _released(entry: Entry, tables: Tables) -> None:
     payment = _known_payment(entry, tables)
-    if payment.state.final:  # a second release would give the same money back twice
-        _refuse(entry, f"payment {payment.payment_id} is {payment.state} and cannot be released")
-    tables.put_payment(replace(payment, state=State.RELEASED, last_seq=entry.seq))
+    if payment.state is State.RELEASED:  # a second release would give the same money back twice
+        _refuse(entry, f"payment {payment.payment_id} is released already")
+    if payment.state is State.SETTLED and payment.proven:
+        _refuse(entry, f"payment {payment.payment_id} was proven to be settled")
+    if not _proven(entry):
+        _refuse(entry, "a release needs a proof")
+    tables.put_payment(replace(payment, state=State.RELEASED, proven=True, last_seq=entry.seq))
     tables.add_spend(payment.day, payment.domain, payment.caller, usd_micros=-payment.usd_micros, calls=0)
 
 
@@ -138,6 +159,7 @@ def _payment(entry: Entry) -> Payment:
         intent_key=_matching(entry, "intent_key", _HEX_256_BITS),
         state=State.SIGNED,
         delivered=False,
+        proven=False,
         domain=_text(entry, "domain"),
         caller=_text(entry, "caller"),
         wallet=_text(entry, "wallet"),
@@ -146,6 +168,7 @@ def _payment(entry: Entry) -> Payment:
         amount=_matching(entry, "amount", _AMOUNT),
         usd_micros=_natural(entry, "usd_micros"),
         authorization=_authorization(entry),
+        signed_at=_natural(entry, "signed_at"),
         valid_before=_natural(entry, "valid_before"),
         day=_matching(entry, "day", _DAY),
         signed_seq=entry.seq,
@@ -188,6 +211,30 @@ def _delivered(entry: Entry) -> bool:
     if not isinstance(value, bool):
         _refuse(entry, "delivered is neither true nor false")
     return value
+
+
+def _proven(entry: Entry) -> bool:
+    value = entry.data.get("proof")
+    if value is not None and not isinstance(value, dict):
+        _refuse(entry, "proof is not an object")
+    return value is not None
+
+
+def _facts(entry: Entry) -> list[tuple[str, str, str | None]]:
+    """(kind, key, value) of each fact that the entry carries; a value of None removes it."""
+    facts = entry.data.get("facts", [])
+    if not isinstance(facts, list):
+        _refuse(entry, "facts is not a list")
+    return [_fact(entry, fact) for fact in facts]
+
+
+def _fact(entry: Entry, fact: object) -> tuple[str, str, str | None]:
+    if not isinstance(fact, dict) or fact.keys() != _FACT:
+        _refuse(entry, f"a fact needs exactly {', '.join(sorted(_FACT))}")
+    kind, key, value = fact["kind"], fact["key"], fact["value"]
+    if not isinstance(kind, str) or not isinstance(key, str):
+        _refuse(entry, "kind and key of a fact are strings")
+    return kind, key, None if value is None else canonical.encode(value).decode()
 
 
 def _authorization(entry: Entry) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import astuple, fields, replace
+from dataclasses import fields
+from operator import attrgetter
 from typing import Any, Final
 
 from ledger.projection import Payment, State
@@ -34,6 +35,7 @@ CREATE TABLE payments (
   intent_key    TEXT NOT NULL,
   state         TEXT NOT NULL,
   delivered     INTEGER NOT NULL,
+  proven        INTEGER NOT NULL,
   domain        TEXT NOT NULL,
   caller        TEXT NOT NULL,
   wallet        TEXT NOT NULL,
@@ -42,11 +44,18 @@ CREATE TABLE payments (
   amount        TEXT NOT NULL,
   usd_micros    INTEGER NOT NULL,
   authorization TEXT NOT NULL,
+  signed_at     INTEGER NOT NULL,
   valid_before  INTEGER NOT NULL,
   day           TEXT NOT NULL,
   signed_seq    INTEGER NOT NULL,
   last_seq      INTEGER NOT NULL
 ) STRICT;
+
+CREATE TABLE payment_entries (
+  payment_id TEXT NOT NULL,
+  seq        INTEGER NOT NULL,
+  PRIMARY KEY (payment_id, seq)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE spend (
   day        TEXT NOT NULL,
@@ -62,27 +71,41 @@ CREATE TABLE spend_total (
   usd_micros INTEGER NOT NULL,
   calls      INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE facts (
+  kind  TEXT NOT NULL,
+  key   TEXT NOT NULL,
+  value TEXT NOT NULL,      -- canonical JSON
+  seq   INTEGER NOT NULL,   -- the entry that said so
+  PRIMARY KEY (kind, key)
+) STRICT, WITHOUT ROWID;
 """
 
 INDEXES: Final = """
 CREATE INDEX payments_by_intent ON payments (intent_key, signed_seq);
 CREATE INDEX payments_by_state ON payments (state, valid_before);
 CREATE INDEX payments_by_day ON payments (day, domain);
+CREATE INDEX payments_by_signed_at ON payments (signed_at);
+CREATE INDEX payments_unproven ON payments (signed_seq) WHERE proven = 0;
+CREATE INDEX spend_by_caller ON spend (day, caller);
 """
-"""For keyd's questions: the newest payment of an intent, what can be released, what a day was spent on."""
+"""For keyd's questions: the newest payment of an intent, what the chain has not confirmed, what was signed in
+the last minute, what a day was spent on and by whom."""
 
 EMPTY: Final = "INSERT INTO meta VALUES (1, 0, zeroblob(32), NULL);"
 """The one row of `meta` before the first entry."""
 
 PAYMENT_COLUMNS: Final = tuple(field.name for field in fields(Payment))
 """Columns of `payments`, in order."""
+_values: Final = attrgetter(*PAYMENT_COLUMNS)
 _COLUMNS: Final = ", ".join(PAYMENT_COLUMNS)
 _PLACES: Final = ", ".join("?" for _ in PAYMENT_COLUMNS)
 _SELECT_PAYMENT: Final = f"SELECT {_COLUMNS} FROM payments WHERE payment_id = ?"  # noqa: S608 - constants
 _PUT_PAYMENT: Final = f"""
 INSERT INTO payments ({_COLUMNS}) VALUES ({_PLACES})
 ON CONFLICT (payment_id) DO UPDATE
-SET state = excluded.state, delivered = excluded.delivered, last_seq = excluded.last_seq
+SET state = excluded.state, delivered = excluded.delivered, proven = excluded.proven,
+    last_seq = excluded.last_seq
 """  # noqa: S608 - constants
 
 
@@ -97,7 +120,7 @@ class SqlTables:
         return None if row is None else payment_from_row(row)
 
     def put_payment(self, payment: Payment) -> None:
-        self._db.execute(_PUT_PAYMENT, astuple(payment))
+        self._db.execute(_PUT_PAYMENT, _values(payment))
 
     def add_spend(self, day: str, domain: str, caller: str, *, usd_micros: int, calls: int) -> None:
         self._db.execute(
@@ -111,11 +134,21 @@ class SqlTables:
             (day, usd_micros, calls),
         )
 
+    def put_fact(self, kind: str, key: str, value: str | None, seq: int) -> None:
+        if value is None:
+            self._db.execute("DELETE FROM facts WHERE kind = ? AND key = ?", (kind, key))
+        else:
+            self._db.execute(
+                "INSERT INTO facts VALUES (?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET value = excluded.value, seq = excluded.seq",
+                (kind, key, value, seq),
+            )
+
     def see_day(self, day: str) -> None:
         self._db.execute("UPDATE meta SET latest_day = max(coalesce(latest_day, ''), ?)", (day,))
 
 
 def payment_from_row(row: tuple[Any, ...]) -> Payment:
     """The payment in a row of `SELECT * FROM payments`."""
-    payment = Payment(*row)
-    return replace(payment, state=State(payment.state), delivered=bool(payment.delivered))
+    payment_id, intent_key, state, delivered, *rest = row
+    return Payment(payment_id, intent_key, State(state), bool(delivered), *rest)

@@ -47,6 +47,8 @@ class _Table(NamedTuple):
 _COMPARED: Final = (
     _Table("spend", ("day", "domain", "caller"), ("usd_micros", "calls")),
     _Table("spend_total", ("day",), ("usd_micros", "calls")),
+    _Table("payment_entries", ("payment_id", "seq"), ()),
+    _Table("facts", ("kind", "key"), ("value", "seq")),
     _Table(
         "payments", ("payment_id",), tuple(name for name in schema.PAYMENT_COLUMNS if name != "payment_id")
     ),
@@ -185,6 +187,8 @@ def _differences(db: sqlite3.Connection, table: _Table) -> Iterator[str]:
         yield f"projection: {name} of {_words(row)} is missing"
     for row in db.execute(_absent(name, keys, same_key, there="ledger", here="main")):
         yield f"projection: {name} of {_words(row)} is not in the entries"
+    if not columns:
+        return
     found, folded = (", ".join(f"{side}.{column}" for column in columns) for side in "ab")
     joined = f"FROM ledger.{name} a JOIN main.{name} b ON {same_key} WHERE ({found}) IS NOT ({folded})"
     for row in db.execute(f"SELECT {keys}, {found}, {folded} {joined}"):

@@ -69,6 +69,7 @@ def _signed_data(number: int = 1, **changes: Any) -> dict[str, Any]:
             "validBefore": "1795226494",
             "nonce": "0x" + hashlib.sha256(b"nonce %d" % number).hexdigest(),
         },
+        "signed_at": 1795226434,
         "valid_before": 1795226494,
         "day": "2026-11-21",
         "note": "not folded",
