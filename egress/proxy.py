@@ -17,7 +17,7 @@ from mitmproxy.master import Master
 from mitmproxy.options import Options
 from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
 
-from egress import http1, trust
+from egress import http1, http2, trust
 from egress.addon import X402Addon
 from egress.config import EgressSettings, split_listen
 from egress.guard import AllowedPrivate, Guard
@@ -147,6 +147,7 @@ class Egress:
         extra = Path(settings.upstream_ca_file) if settings.upstream_ca_file else None
         host, port = split_listen(settings.listen)
         http1.install()
+        http2.install()
         guard = Guard(AllowedPrivate.parse(entry) for entry in settings.allow_private)
         guard.install(asyncio.get_running_loop())
         master = Master(Options(listen_host=host, listen_port=port))

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import httpx
+import pytest
 
+from keyd import api
 from tests.egress.conftest import World
-from tests.egress.support.http2 import Stream, serving_http2
+from tests.egress.support.client import App
+from tests.egress.support.http2 import Http2App, Stream, serving_http2
+from tests.egress.support.upstream import Upstream
 from tests.egress.support.wire import OFFER, SETTLED, TERMS, decode, encode
 
 
@@ -48,3 +52,119 @@ async def test_parallel_streams_are_paid_without_crosstalk(world: World) -> None
     assert [answer.content.decode() for answer in answers] == [f"content of {path}" for path in paths]
     assert upstream.connections == 1
     assert len({answer.headers["x-402-egress"] for answer in answers}) == 40
+
+
+async def test_a_paid_stream_delivers_its_first_event_before_its_last_exists(world: World) -> None:
+    first_seen = asyncio.Event()
+
+    async def script(stream: Stream) -> None:
+        if not stream.paid:
+            await seller(stream)
+            return
+        await stream.head(200)
+        await stream.data(b"data: 1\n\n")
+        await first_seen.wait()
+        await stream.data(b"data: 2\n\n", end=True)
+
+    async with (
+        serving_http2(script, world.pki.server_for("h2")) as upstream,
+        http2_app(world, upstream) as app,
+    ):
+        stream = await app.request("/a")
+        assert await app.until(stream, "data: 1\n\n") == ["200", "data: 1\n\n"]
+        first_seen.set()
+        assert await app.until(stream, "end") == ["200", "data: 1\n\n", "data: 2\n\n", "end"]
+
+
+async def test_an_early_402_cancels_the_upload_and_the_whole_body_is_paid_for(world: World) -> None:
+    body = bytes(range(256)) * 4096
+
+    async def script(stream: Stream) -> None:
+        if stream.paid:
+            await stream.complete.wait()
+            await stream.head(200, end=True)
+            return
+        await stream.head(402, {"payment-required": encode(TERMS)}, end=True)
+
+    async with serving_http2(script, world.pki.server_for("h2")) as upstream, client(world) as app:
+        answer = await app.post(upstream.url(), content=body)
+    assert answer.status_code == 200
+    assert upstream.requests[1].body == body
+    assert upstream.connections == 1
+
+
+async def test_trailers_and_hints_pass(world: World) -> None:
+    async def script(stream: Stream) -> None:
+        await stream.complete.wait()
+        if not stream.paid:
+            await seller(stream)
+            return
+        await stream.head(103, {"link": "</a.css>"})
+        await stream.head(200)
+        await stream.data(b"content")
+        await stream.trailers({"grpc-status": "0"})
+
+    async with (
+        serving_http2(script, world.pki.server_for("h2")) as upstream,
+        http2_app(world, upstream) as app,
+    ):
+        seen = await app.until(await app.request("/a"), "end")
+    assert seen == ["103 link=</a.css>", "200", "content", "trailers grpc-status=0", "end"]
+
+
+async def test_a_paid_stream_that_is_reset_ends_for_the_application_and_is_not_repeated(world: World) -> None:
+    async def script(stream: Stream) -> None:
+        await (stream.reset() if stream.paid else seller(stream))
+
+    async with serving_http2(script, world.pki.server_for("h2")) as upstream, client(world) as app:
+        with pytest.raises(httpx.HTTPError):
+            (await app.get(upstream.url())).raise_for_status()
+        assert len(upstream.requests) == 2
+        assert (await world.keyd.outcomes.get()).failure == "connection"
+        # The other streams of both connections are not touched by it.
+        assert (await app.get(upstream.url(), headers={"payment-signature": "own"})).status_code != 402
+
+
+async def test_a_connection_that_dies_under_the_paid_stream_gets_the_same_payment_once_more(
+    world: World,
+) -> None:
+    async def script(stream: Stream) -> None:
+        if stream.paid and upstream.connections == 1:
+            stream.connection.close()
+        else:
+            await seller(stream)
+
+    async with serving_http2(script, world.pki.server_for("h2")) as upstream, client(world) as app:
+        answer = await app.get(upstream.url())
+    assert answer.content == b"content of /a"
+    assert upstream.connections == 2
+    payments = [request.get("payment-signature") for request in upstream.requests]
+    assert payments[0] is None
+    assert payments[1] == payments[2] is not None
+    assert len(world.keyd.requests) == 1
+
+
+async def test_the_application_cancels_its_stream_while_the_payment_is_signed(world: World) -> None:
+    gate, signing = asyncio.Event(), world.keyd.sign
+
+    async def sign(request: api.SignRequest) -> object:
+        await gate.wait()
+        return await signing(request)
+
+    world.keyd.sign = sign  # type: ignore[assignment]
+    async with (
+        serving_http2(seller, world.pki.server_for("h2")) as upstream,
+        http2_app(world, upstream) as app,
+    ):
+        cancelled = await app.request("/cancelled")
+        await world.keyd.asked.wait()
+        await app.reset(cancelled)
+        own = await app.request("/own", {"payment-signature": "own"})
+        await app.until(own, "end")  # what came before it, the reset, has been read by egress
+        gate.set()
+        assert (await world.keyd.outcomes.get()).failure == "not_sent"
+    assert [request.target for request in upstream.requests] == ["/cancelled", "/own"]
+
+
+def http2_app(world: World, upstream: Upstream) -> Http2App:
+    return Http2App(App(world.egress.address, upstream, world.pki.client("h2")))

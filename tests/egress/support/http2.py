@@ -1,4 +1,4 @@
-"""An HTTP/2 server that follows a script, stream by stream, on h2."""
+"""HTTP/2 on h2 itself: a server that follows a script, stream by stream, and an application that sees everything."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import asyncio
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Self
 
 import h2.config
 import h2.connection
 import h2.events
 
+from tests.egress.support.client import App
 from tests.egress.support.upstream import Upstream
 from tests.egress.support.wire import Message
 
@@ -117,3 +119,59 @@ async def serving_http2(script: Http2Script, tls: ssl.SSLContext) -> AsyncIterat
         server.close()
         server.close_clients()
     assert upstream.failures == []
+
+
+class Http2App:
+    """An application with one HTTP/2 connection through egress. Use as `async with Http2App(app) as app:`."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+        self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
+        self.seen: dict[int, list[str]] = {}
+
+    async def __aenter__(self) -> Self:
+        await self.app.__aenter__()
+        self.h2.initiate_connection()
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        self.app.writer.close()
+
+    async def request(self, path: str, headers: dict[str, str] | None = None) -> int:
+        stream_id = self.h2.get_next_available_stream_id()
+        authority = f"127.0.0.1:{self.app.upstream.port}"
+        pseudo = {":method": "GET", ":scheme": "https", ":authority": authority, ":path": path}
+        self.h2.send_headers(stream_id, list({**pseudo, **(headers or {})}.items()), end_stream=True)
+        await self.app.write(self.h2.data_to_send())
+        self.seen[stream_id] = []
+        return stream_id
+
+    async def reset(self, stream_id: int) -> None:
+        self.h2.reset_stream(stream_id)
+        await self.app.write(self.h2.data_to_send())
+
+    async def until(self, stream_id: int, last: str) -> list[str]:
+        """Everything seen on the stream, once `last` is."""
+        while last not in self.seen[stream_id]:
+            for event in self.h2.receive_data(await self.app.reader.read(65536)):
+                if text := _shown(event):
+                    self.seen[event.stream_id].append(text)  # type: ignore[attr-defined]
+            await self.app.write(self.h2.data_to_send())
+        return self.seen[stream_id]
+
+
+def _shown(event: h2.events.Event) -> str | None:
+    match event:
+        case h2.events.InformationalResponseReceived():
+            status, *fields = event.headers
+            return " ".join([str(status[1]), *(f"{name}={value}" for name, value in fields)])
+        case h2.events.ResponseReceived():
+            return str(event.headers[0][1])
+        case h2.events.DataReceived():
+            return event.data.decode() or None
+        case h2.events.TrailersReceived():
+            return " ".join(["trailers", *(f"{name}={value}" for name, value in event.headers)])
+        case h2.events.StreamEnded():
+            return "end"
+        case _:
+            return None
