@@ -1,0 +1,68 @@
+"""`osmoda-reconcile --config FILE`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from keyd.client import KeydClient, KeydProtocolError, KeydRefused, KeydUnreachable
+from keyd.configfile import ConfigError, load
+from reconcile import logs
+from reconcile.config import ReconcileSettings
+from reconcile.reconciler import Summary, reconcile
+from reconcile.rpc import open_session
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/osmoda/reconcile.toml"),
+    show_default=True,
+    help="Configuration file; docs/reconcile.md explains every key.",
+)
+@click.option("--check", is_flag=True, help="Check the configuration file, then exit.")
+def main(config_file: Path, check: bool) -> None:
+    """Ask the chain what became of open payments, tell keyd, and exit."""
+    try:
+        settings = load(ReconcileSettings, config_file)
+    except ConfigError as error:
+        _fail(2, str(error), error.hint)
+    if check:
+        return
+    logs.configure()
+    try:
+        summary = asyncio.run(run(settings))
+    except KeydUnreachable as error:
+        hint = "start osmoda-keyd, and compare `keyd_socket` in reconcile.toml with `socket` in keyd.toml"
+        _fail(1, f"cannot reach keyd at {error}", hint)
+    except KeydRefused as error:
+        _fail(1, f"keyd refused: {error}", error.refusal.hint)
+    except KeydProtocolError as error:
+        _fail(1, str(error), "check that osmoda-keyd and osmoda-reconcile have the same version")
+    click.echo(summary)
+    if summary.failed:
+        hint = (
+            "the lines above name the servers; the money stays counted as spent until a later pass succeeds"
+        )
+        _fail(1, f"nothing could be concluded about {summary.failed} of the payments", hint)
+
+
+async def run(settings: ReconcileSettings) -> Summary:
+    """One pass. Raises what `reconcile` raises."""
+    async with KeydClient(settings.keyd_socket) as keyd, open_session() as session:
+        return await reconcile(settings, keyd, session)
+
+
+def _fail(code: int, error: str, hint: str) -> NoReturn:
+    click.echo(f"osmoda-reconcile: error: {error}", err=True)
+    click.echo(f"osmoda-reconcile: hint: {hint}", err=True)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()
