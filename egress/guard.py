@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ REFUSED: Final = "destination is private"
 
 _METADATA: Final = frozenset({ipaddress.ip_address("168.63.129.16")})
 """Cloud metadata services on global addresses (Azure WireServer). The others are link-local or private."""
+_BRACKETED: Final = re.compile(r"\[([0-9a-fA-F:.]+)\](?::(\d{1,5}))?")
+_NAMED: Final = re.compile(r"([^\s/*:\[\]]+)(?::(\d{1,5}))?")
+_IPV6: Final = re.compile(r"[0-9a-fA-F.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*")
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 
 _destination: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar(
@@ -69,18 +73,16 @@ class AllowedPrivate:
     def parse(cls, text: str) -> Self:
         """`host`, `host:port`, `[v6]`, `[v6]:port`. Raises ValueError with the way out."""
         entry = text.strip()
-        host, port = entry, ""
-        if entry.startswith("["):
-            host, _, rest = entry[1:].partition("]")
-            port = rest.removeprefix(":")
-        elif entry.count(":") == 1:
-            host, _, port = entry.partition(":")
-        normal = normal_host(host) if host and "/" not in host and "*" not in host else None
-        if normal is None or (port and not port.isdecimal()) or (entry.endswith(":") and "]" not in host):
+        if match := _BRACKETED.fullmatch(entry) or _NAMED.fullmatch(entry):
+            host, port = match[1], int(match[2]) if match[2] else None
+        else:
+            host, port = entry, None  # an IPv6 address alone, or nothing sensible
+        normal = normal_host(host) if match or _IPV6.fullmatch(host) else None
+        if normal is None or not 1 <= (port or 1) <= 65535:
             raise ValueError(
                 f"{text!r}: write a host or an address, with or without a port: `127.0.0.1:4021`"
             )
-        return cls(normal, int(port) if port else None)
+        return cls(normal, port)
 
     def covers(self, host: str, port: int) -> bool:
         return normal_host(host) == self.host and self.port in (None, port)

@@ -49,8 +49,10 @@ class _StartupCheck(ErrorCheck):
 
     async def shutdown_if_errored(self) -> None:
         await asyncio.sleep(0)
-        if self.logger.has_errored:
-            fault = self.logger.has_errored[0].getMessage().partition("\n")[0]
+        for record in self.logger.has_errored:
+            if not record.name.startswith("mitmproxy"):
+                continue  # other libraries' troubles are no reason not to start
+            fault = record.getMessage().partition("\n")[0]
             raise ConfigError(
                 f"cannot start: {fault}", "see `listen` in egress.toml; is egress running already?"
             )

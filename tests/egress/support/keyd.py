@@ -7,8 +7,10 @@ import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import get_args, get_origin
 
 from aiohttp import web
+from pydantic import BaseModel
 
 from keyd import api
 
@@ -46,6 +48,24 @@ def refusal(code: str, status: int = 403) -> web.Response:
     return web.Response(status=status, body=body.model_dump_json().encode(), content_type="application/json")
 
 
+def _least(model: type[BaseModel], **values: object) -> BaseModel:
+    """An instance with `values`; all other required members have the least value of their type."""
+    least: dict[type, object] = {str: "0", bool: True, int: 0, list: [], dict: {}}
+    for name, member in model.model_fields.items():
+        annotation: object = member.annotation
+        if name in values or not member.is_required():
+            continue
+        if type(None) in get_args(annotation):
+            values[name] = None
+        elif isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            values[name] = _least(annotation)
+        else:
+            kind = get_origin(annotation) or annotation
+            assert isinstance(kind, type)
+            values[name] = least[kind]
+    return model(**values)
+
+
 class FakeKeyd:
     """Signs everything, one payment id after another, unless `sign` is replaced."""
 
@@ -57,6 +77,7 @@ class FakeKeyd:
         self.outcome_gate.set()
         self.outcome_failures = 0
         self.allowed_domains = ["*"]
+        self.policy_asked = asyncio.Event()
         self.sign: SignScript = self._sign
         self.asked = asyncio.Event()
         """Set when a sign request has arrived."""
@@ -87,20 +108,8 @@ class FakeKeyd:
         return web.Response(body=reply.model_dump_json().encode(), content_type="application/json")
 
     async def handle_policy(self, _: web.Request) -> web.Response:
-        view = api.PolicyView(
-            enabled=True,
-            allowed_domains=self.allowed_domains,
-            networks=[],
-            assets=[],
-            max_payment="1.00",
-            daily_budget="10.00",
-            spent_today="0.00",
-            left_today="10.00",
-            day="2026-01-01",
-            by_domain=[],
-            wallet=None,
-            default_wallet_label="default",
-        )
+        self.policy_asked.set()
+        view = _least(api.PolicyView, allowed_domains=self.allowed_domains)
         return web.Response(body=view.model_dump_json().encode(), content_type="application/json")
 
 
