@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,10 +34,10 @@ class Payer:
         self._private_key = private_key
         limits = {"daily_budget_usd": "10.00", "max_payment_usd": "0.10"}
         self.keyd = Keyd(folder, {**limits, "networks": [NETWORK], "allowed_domains": list(origins), **x402})
-        settings: dict[str, Any] = {"allow_private": ["127.0.0.1", "localhost"]}
+        self._egress_settings: dict[str, Any] = {"allow_private": ["127.0.0.1", "localhost"]}
         if upstream_ca:
-            settings["upstream_ca_file"] = str(upstream_ca)
-        self.egress = Egress(folder, self.keyd.socket, settings)
+            self._egress_settings["upstream_ca_file"] = str(upstream_ca)
+        self.egress = self.another_egress(folder)
 
     def __enter__(self) -> Payer:
         try:
@@ -49,6 +51,10 @@ class Payer:
     def __exit__(self, *_: object) -> None:
         self.egress.stop()
         self.keyd.stop()
+
+    def another_egress(self, folder: Path) -> Egress:
+        """One more proxy in front of the same keyd, with its state in `folder`; not started."""
+        return Egress(folder, self.keyd.socket, self._egress_settings)
 
     def start_keyd(self) -> None:
         """Makes keyd's state, starts keyd, and imports the wallet as `default`."""
@@ -74,11 +80,12 @@ class Payer:
         authorities = dict.fromkeys(("CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"), ca)
         return {**os.environ, **proxies, **authorities}
 
-    def entries(self, type_: str | None = None) -> list[dict[str, Any]]:
-        """The ledger's entries, oldest first; only those of `type_` if it is given."""
-        lines = self.succeed("ledger", "tail", "--json", "--limit", "100000").splitlines()
-        entries = [json.loads(line) for line in lines]
-        return [entry for entry in entries if type_ in (None, entry["type"])]
+    def entries(self, *types: str) -> list[dict[str, Any]]:
+        """The ledger's entries of these types, oldest first, read from the file: keyd may be dead or busy."""
+        with closing(sqlite3.connect(f"file:{self.keyd.ledger}?mode=ro", uri=True)) as db:
+            rows = db.execute("SELECT entry FROM entries ORDER BY seq").fetchall()
+        entries = [json.loads(entry) for (entry,) in rows]
+        return [entry for entry in entries if entry["type"] in types]
 
     def signed(self) -> dict[str, int]:
         """payment_id → atomic units, of every payment that was signed."""
