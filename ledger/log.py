@@ -121,7 +121,7 @@ class Ledger:
 
     def head(self) -> Head:
         """The newest entry's place and hash."""
-        return self.read(lambda db: Head(*db.execute("SELECT head_seq, head_hash FROM meta").fetchone()))
+        return self.read(lambda db: Head(*db.execute(f"{store.SELECT_HEAD} FROM meta").fetchone()))
 
     def close(self) -> None:
         """Run what was handed to `transact`, then close. Waits for it; may be called again."""

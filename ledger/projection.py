@@ -30,6 +30,7 @@ _AUTHORIZATION: Final = frozenset({"from", "to", "value", "validAfter", "validBe
 """Parameters of EIP-3009 `transferWithAuthorization`, without the signature, which no entry may hold."""
 
 _FACT: Final = frozenset({"kind", "key", "value"})
+"""Members of a fact: small state of keyd's that an entry changes."""
 
 
 class State(StrEnum):
@@ -137,7 +138,9 @@ def _outcome(entry: Entry, state: State, tables: Tables) -> None:
             last_seq=entry.seq,
         )
     )
-    if proven and payment.state is State.RELEASED:  # the proof of the release was false: it is spent after all
+    if (
+        proven and payment.state is State.RELEASED
+    ):  # the proof of the release was false: it is spent after all
         tables.add_spend(payment.day, payment.domain, payment.caller, usd_micros=payment.usd_micros, calls=0)
 
 

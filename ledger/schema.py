@@ -87,10 +87,10 @@ CREATE INDEX payments_by_state ON payments (state, valid_before);
 CREATE INDEX payments_by_day ON payments (day, domain);
 CREATE INDEX payments_by_signed_at ON payments (signed_at);
 CREATE INDEX payments_unproven ON payments (signed_seq) WHERE proven = 0;
-CREATE INDEX spend_by_caller ON spend (day, caller);
+CREATE INDEX spend_by_caller ON spend (day, caller, usd_micros);
 """
 """For keyd's questions: the newest payment of an intent, what the chain has not confirmed, what was signed in
-the last minute, what a day was spent on and by whom."""
+the last minute, what a day was spent on and by whom (with the sum in the index: SQLite would scan the day instead)."""
 
 EMPTY: Final = "INSERT INTO meta VALUES (1, 0, zeroblob(32), NULL);"
 """The one row of `meta` before the first entry."""
@@ -121,6 +121,7 @@ class SqlTables:
 
     def put_payment(self, payment: Payment) -> None:
         self._db.execute(_PUT_PAYMENT, _values(payment))
+        self._db.execute("INSERT INTO payment_entries VALUES (?, ?)", (payment.payment_id, payment.last_seq))
 
     def add_spend(self, day: str, domain: str, caller: str, *, usd_micros: int, calls: int) -> None:
         self._db.execute(
@@ -150,5 +151,5 @@ class SqlTables:
 
 def payment_from_row(row: tuple[Any, ...]) -> Payment:
     """The payment in a row of `SELECT * FROM payments`."""
-    payment_id, intent_key, state, delivered, *rest = row
-    return Payment(payment_id, intent_key, State(state), bool(delivered), *rest)
+    payment_id, intent_key, state, delivered, proven, *rest = row
+    return Payment(payment_id, intent_key, State(state), bool(delivered), bool(proven), *rest)

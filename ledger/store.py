@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Final
 
 from ledger import chain, schema
-from ledger.chain import Head
+from ledger.chain import Head, Row
 from ledger.errors import LedgerError
 
 BUSY_TIMEOUT_S: Final = 5.0
 """How long to wait for somebody who looks into the file with sqlite3; keyd's requests time out after 10 s."""
+
+SELECT_ROWS: Final = "SELECT seq, coalesce(CAST(entry AS BLOB), x''), coalesce(CAST(hash AS BLOB), x'')"
+SELECT_HEAD: Final = "SELECT CAST(coalesce(head_seq, -1) AS INTEGER), CAST(coalesce(head_hash, x'') AS BLOB)"
+"""Columns of a `Row` and of a `Head`: of these types, even where damage left something else."""
 
 RESTORE: Final = "Keep the file for examination, run `python -m ledger verify` on it, and restore a backup."
 
@@ -143,25 +147,23 @@ def check_tables(db: sqlite3.Connection, name: str = "main") -> None:
 
 def read_head(db: sqlite3.Connection) -> Head:
     """The recorded head, after comparing it with the last entry. Raises LedgerError if they differ."""
-    meta = db.execute("SELECT head_seq, head_hash FROM meta").fetchone()
+    meta = db.execute(f"{SELECT_HEAD} FROM meta").fetchone()
     if meta is None:
         raise LedgerError("its head is missing", RESTORE)
     head = Head(*meta)
-    newest = db.execute(
-        "SELECT seq, CAST(entry AS BLOB), hash FROM entries ORDER BY seq DESC LIMIT 2"
-    ).fetchall()
+    newest = [Row._make(row) for row in db.execute(f"{SELECT_ROWS} FROM entries ORDER BY seq DESC LIMIT 2")]
     if not newest:
         if head != Head(0, chain.GENESIS):
             raise LedgerError(f"its head names entry {head.seq}, but there are no entries", RESTORE)
         return head
-    seq, encoded, hash_ = newest[0]
-    if head != Head(seq, hash_):
+    last = newest[0]
+    if head != Head(last.seq, last.hash):
         raise LedgerError(
-            f"its head names entry {head.seq}, but the last entry is {seq} or has another hash", RESTORE
+            f"its head names entry {head.seq}, but the last entry is {last.seq} or has another hash", RESTORE
         )
-    prev_hash = newest[1][2] if len(newest) == 2 else chain.GENESIS
-    if chain.link(prev_hash, encoded) != hash_:
-        raise LedgerError(f"its last entry, {seq}, does not match its hash", RESTORE)
+    prev_hash = newest[1].hash if len(newest) == 2 else chain.GENESIS
+    if chain.link(prev_hash, last.encoded) != last.hash:
+        raise LedgerError(f"its last entry, {last.seq}, does not match its hash", RESTORE)
     return head
 
 

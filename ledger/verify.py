@@ -140,7 +140,7 @@ class _Run:
 
     def check_chain(self) -> None:
         """Check each entry against the one before, and fold it."""
-        rows = self._db.execute("SELECT seq, CAST(entry AS BLOB), hash FROM ledger.entries ORDER BY seq")
+        rows = self._db.execute(f"{store.SELECT_ROWS} FROM ledger.entries ORDER BY seq")
         tables = schema.SqlTables(self._db)
         for row, entry, problems in chain.check(map(Row._make, rows)):
             self.entries += 1
@@ -155,7 +155,7 @@ class _Run:
 
     def check_head(self) -> None:
         """Compare the recorded head with the last entry: a tail that was cut off shows here."""
-        recorded = self._db.execute("SELECT head_seq, head_hash FROM ledger.meta").fetchone()
+        recorded = self._db.execute(f"{store.SELECT_HEAD} FROM ledger.meta").fetchone()
         if recorded is None:
             self.problem("head: missing")
             return

@@ -57,6 +57,8 @@ _PROJECTION = {
     "payments": "SELECT payment_id, state, delivered, usd_micros, signed_seq, last_seq FROM payments",
     "spend": "SELECT * FROM spend",
     "spend_total": "SELECT * FROM spend_total",
+    "payment_entries": "SELECT * FROM payment_entries",
+    "facts": "SELECT * FROM facts",
     "meta": "SELECT head_seq, latest_day FROM meta",
 }
 

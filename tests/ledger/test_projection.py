@@ -48,6 +48,8 @@ class DictTables:
         self.payments: dict[str, Payment] = {}
         self.spend: dict[tuple[str, ...], list[int]] = {}
         self.total: dict[tuple[str, ...], list[int]] = {}
+        self.stories: set[tuple[str, int]] = set()
+        self.facts: dict[tuple[str, str], tuple[str, int]] = {}
         self.latest_day: str | None = None
 
     def payment(self, payment_id: str) -> Payment | None:
@@ -55,6 +57,13 @@ class DictTables:
 
     def put_payment(self, payment: Payment) -> None:
         self.payments[payment.payment_id] = payment
+        self.stories.add((payment.payment_id, payment.last_seq))
+
+    def put_fact(self, kind: str, key: str, value: str | None, seq: int) -> None:
+        if value is None:
+            self.facts.pop((kind, key), None)
+        else:
+            self.facts[kind, key] = (value, seq)
 
     def add_spend(self, day: str, domain: str, caller: str, *, usd_micros: int, calls: int) -> None:
         for sums, key in ((self.spend, (day, domain, caller)), (self.total, (day,))):
@@ -70,6 +79,8 @@ class DictTables:
             "payments": sorted(astuple(payment) for payment in self.payments.values()),
             "spend": sorted((*key, *sums) for key, sums in self.spend.items()),
             "spend_total": sorted((*key, *sums) for key, sums in self.total.items()),
+            "payment_entries": sorted(self.stories),
+            "facts": sorted((*key, *fact) for key, fact in self.facts.items()),
             "meta": [(self.latest_day,)],
         }
 
@@ -79,6 +90,8 @@ def sql_rows(ledger: Ledger) -> dict[str, list[tuple[Any, ...]]]:
         "payments": rows(ledger, "SELECT * FROM payments ORDER BY payment_id"),
         "spend": rows(ledger, "SELECT * FROM spend ORDER BY day, domain, caller"),
         "spend_total": rows(ledger, "SELECT * FROM spend_total ORDER BY day"),
+        "payment_entries": rows(ledger, "SELECT * FROM payment_entries ORDER BY payment_id, seq"),
+        "facts": rows(ledger, "SELECT * FROM facts ORDER BY kind, key"),
         "meta": rows(ledger, "SELECT latest_day FROM meta"),
     }
 
@@ -124,35 +137,55 @@ def test_the_latest_day_never_goes_back(ledger: Ledger, signed_data: Any) -> Non
     assert rows(ledger, "SELECT latest_day FROM meta") == [("2026-11-22",)]
 
 
+PROOF = {"proof": {"chain": "eip155:84532", "block": 7}}
+
+
 @pytest.mark.parametrize(
-    ("outcomes", "state", "delivered"),
+    ("outcomes", "state", "delivered", "proven"),
     [
-        (["settled"], "settled", 0),
-        (["refused"], "refused", 0),
-        (["unknown"], "unknown", 0),
-        (["unknown", "refused"], "refused", 0),
-        (["refused", "unknown"], "unknown", 0),
-        (["unknown", "settled"], "settled", 0),
-        (["refused", "settled"], "settled", 0),
-        (["settled", "unknown"], "settled", 0),
-        (["settled", "refused"], "settled", 0),
-        (["released", "settled"], "released", 0),
-        (["unknown", "released"], "released", 0),
-        (["unknown+", "refused"], "refused", 1),
-        (["settled", "unknown+"], "settled", 1),
-        (["released", "refused+"], "released", 1),
+        # what somebody says
+        (["settled"], "settled", 0, 0),
+        (["refused"], "refused", 0, 0),
+        (["unknown"], "unknown", 0, 0),
+        (["unknown", "refused"], "refused", 0, 0),
+        (["refused", "unknown"], "unknown", 0, 0),
+        (["unknown", "settled"], "settled", 0, 0),
+        (["refused", "settled"], "settled", 0, 0),
+        (["settled", "unknown"], "settled", 0, 0),
+        (["settled", "refused"], "settled", 0, 0),
+        # what was delivered stays delivered
+        (["unknown delivered", "refused"], "refused", 1, 0),
+        (["settled", "unknown delivered"], "settled", 1, 0),
+        (["released proof", "refused delivered"], "released", 1, 1),
+        # proof outweighs what anybody says, before and after
+        (["settled proof"], "settled", 0, 1),
+        (["released proof"], "released", 0, 1),
+        (["unknown", "released proof"], "released", 0, 1),
+        (["settled", "settled proof"], "settled", 0, 1),
+        (["settled", "released proof"], "released", 0, 1),
+        (["settled proof", "refused"], "settled", 0, 1),
+        (["released proof", "settled"], "released", 0, 1),
+        (["released proof", "settled proof"], "settled", 0, 1),
     ],
 )
 def test_a_payment_becomes(
-    ledger: Ledger, signed_data: Any, outcomes: list[str], state: str, delivered: int
+    ledger: Ledger, signed_data: Any, outcomes: list[str], state: str, delivered: int, proven: int
 ) -> None:
     data = signed_data()
     append(ledger, SIGNED, data)
     for outcome in outcomes:
-        extra = {"delivered": True} if outcome.endswith("+") else {}
-        kind = f"x402.payment.{outcome.rstrip('+')}"
-        last = append(ledger, kind, {"payment_id": data["payment_id"]} | extra)
-    assert rows(ledger, "SELECT state, delivered, last_seq FROM payments") == [(state, delivered, last.seq)]
+        name, *words = outcome.split()
+        members = {"payment_id": data["payment_id"]}
+        members |= {"delivered": True} if "delivered" in words else {}
+        members |= PROOF if "proof" in words else {}
+        append(ledger, f"x402.payment.{name}", members)
+    last = 1 + len(outcomes)
+    assert rows(ledger, "SELECT state, delivered, proven, last_seq FROM payments") == [
+        (state, delivered, proven, last)
+    ]
+    spent = 0 if state == "released" else 1000
+    assert rows(ledger, "SELECT usd_micros, calls FROM spend") == [(spent, 1)]
+    assert rows(ledger, "SELECT usd_micros, calls FROM spend_total") == [(spent, 1)]
 
 
 def test_only_a_release_gives_money_back_and_the_call_stays_counted(ledger: Ledger, signed_data: Any) -> None:
@@ -162,23 +195,106 @@ def test_only_a_release_gives_money_back_and_the_call_stays_counted(ledger: Ledg
     for outcome in ("unknown", "refused"):
         append(ledger, f"x402.payment.{outcome}", {"payment_id": payment_id})
         assert rows(ledger, "SELECT usd_micros, calls FROM spend") == [(4001, 2)]
-    append(ledger, "x402.payment.released", {"payment_id": payment_id})
+    append(ledger, "x402.payment.released", {"payment_id": payment_id} | PROOF)
     assert rows(ledger, "SELECT usd_micros, calls FROM spend") == [(1, 2)]
     assert rows(ledger, "SELECT usd_micros, calls FROM spend_total") == [(1, 2)]
 
 
-@pytest.mark.parametrize("first", ["settled", "released"])
-def test_money_that_is_settled_or_released_is_not_given_back_again(
-    ledger: Ledger, signed_data: Any, first: str
+@pytest.mark.parametrize(
+    ("before", "release", "why"),
+    [
+        pytest.param(None, {}, "needs a proof", id="without a proof"),
+        pytest.param(None, {"proof": "yes"}, "proof is not an object", id="with a proof that is a word"),
+        pytest.param("settled", PROOF, "proven to be settled", id="of what was proven to be settled"),
+        pytest.param("released", PROOF, "released already", id="a second time"),
+    ],
+)
+def test_money_is_not_given_back(
+    ledger: Ledger, signed_data: Any, before: str | None, release: dict[str, Any], why: str
 ) -> None:
     payment = {"payment_id": signed_data()["payment_id"]}
     append(ledger, SIGNED, signed_data())
-    append(ledger, f"x402.payment.{first}", payment)
+    if before:
+        append(ledger, f"x402.payment.{before}", payment | PROOF)
+    tables, head = sql_rows(ledger), ledger.head()
+    with pytest.raises(EntryRefused, match=why):
+        append(ledger, "x402.payment.released", payment | release)
+    assert sql_rows(ledger) == tables
+    assert ledger.head() == head
+
+
+def test_money_that_was_released_by_a_false_proof_is_counted_again_once(
+    ledger: Ledger, signed_data: Any
+) -> None:
+    payment = {"payment_id": signed_data()["payment_id"]} | PROOF
+    append(ledger, SIGNED, signed_data())
+    for outcome in ("released", "settled", "settled"):
+        append(ledger, f"x402.payment.{outcome}", payment)
+    assert rows(ledger, "SELECT usd_micros, calls FROM spend_total") == [(1000, 1)]
+
+
+def test_the_story_of_a_payment_is_each_entry_about_it(ledger: Ledger, signed_data: Any) -> None:
+    append(ledger, SIGNED, signed_data(1))
+    append(ledger, SIGNED, signed_data(2))
+    append(ledger, "x402.payment.unknown", {"payment_id": f"{1:032x}"})
+    append(ledger, "x402.payment.attempt", {"payment_id": f"{1:032x}"})
+    append(ledger, "x402.payment.settled", {"payment_id": f"{1:032x}"})
+    assert rows(ledger, "SELECT payment_id, seq FROM payment_entries ORDER BY payment_id, seq") == [
+        (f"{1:032x}", 1),
+        (f"{1:032x}", 3),
+        (f"{1:032x}", 5),
+        (f"{2:032x}", 2),
+    ]
+
+
+# --- facts
+
+
+def fact(key: str, value: object, kind: str = "pin") -> dict[str, object]:
+    return {"kind": kind, "key": key, "value": value}
+
+
+def test_the_newest_fact_wins_and_null_removes(ledger: Ledger, signed_data: Any) -> None:
+    append(ledger, "any.type", {"facts": [fact("a", {"z": 1, "b": 2}), fact("b", 1), fact("a", 0, "price")]})
+    assert rows(ledger, "SELECT * FROM facts ORDER BY kind, key") == [
+        ("pin", "a", '{"b":2,"z":1}', 1),
+        ("pin", "b", "1", 1),
+        ("price", "a", "0", 1),
+    ]
+    append(ledger, SIGNED, signed_data() | {"facts": [fact("a", None), fact("b", 2), fact("never", None)]})
+    assert rows(ledger, "SELECT * FROM facts ORDER BY kind, key") == [
+        ("pin", "b", "2", 2),
+        ("price", "a", "0", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        pytest.param({}, id="an object"),
+        pytest.param(None, id="null"),
+        pytest.param(["a"], id="a word"),
+        pytest.param([{"kind": "pin", "key": "a"}], id="no value"),
+        pytest.param([fact("a", 1) | {"seq": 1}], id="another member"),
+        pytest.param([fact("a", 1, kind=7)], id="a kind that is a number"),  # type: ignore[arg-type]
+        pytest.param([fact("a", 1), fact(None, 1)], id="a key that is null"),  # type: ignore[arg-type]
+    ],
+)
+def test_an_entry_with_malformed_facts_changes_nothing(
+    ledger: Ledger, signed_data: Any, facts: object
+) -> None:
     before = sql_rows(ledger)
-    with pytest.raises(EntryRefused, match=f"is {first}"):
-        append(ledger, "x402.payment.released", payment)
+    for kind in (SIGNED, "any.type"):
+        with pytest.raises(EntryRefused, match="fact"):
+            append(ledger, kind, signed_data() | {"facts": facts})
     assert sql_rows(ledger) == before
-    assert ledger.head().seq == 2
+    assert ledger.head().seq == 0
+
+
+def test_an_entry_that_is_refused_leaves_no_facts(ledger: Ledger) -> None:
+    with pytest.raises(EntryRefused):
+        append(ledger, "x402.payment.settled", {"payment_id": "ab" * 16, "facts": [fact("a", 1)]})
+    assert rows(ledger, "SELECT * FROM facts") == []
 
 
 def test_other_entries_fold_to_nothing(ledger: Ledger, signed_data: Any) -> None:
@@ -195,7 +311,7 @@ def test_other_entries_fold_to_nothing(ledger: Ledger, signed_data: Any) -> None
 @pytest.mark.parametrize("outcome", ["settled", "refused", "unknown", "released"])
 def test_an_outcome_of_a_payment_that_does_not_exist_is_refused(ledger: Ledger, outcome: str) -> None:
     with pytest.raises(EntryRefused, match="there is no payment"):
-        append(ledger, f"x402.payment.{outcome}", {"payment_id": "ab" * 16})
+        append(ledger, f"x402.payment.{outcome}", {"payment_id": "ab" * 16} | PROOF)
     assert ledger.head().seq == 0
 
 
@@ -226,6 +342,7 @@ def test_a_payment_is_signed_once(ledger: Ledger, signed_data: Any) -> None:
         pytest.param({"domain": None}, id="no domain"),
         pytest.param({"day": "21 Nov 2026"}, id="day in another form"),
         pytest.param({"valid_before": -1}, id="negative time"),
+        pytest.param({"signed_at": None}, id="no time of signing"),
         pytest.param({"authorization": "0x"}, id="authorization that is a string"),
         pytest.param({"authorization": {}}, id="authorization without members"),
     ],
@@ -270,6 +387,14 @@ def test_delivered_is_true_or_false(ledger: Ledger, signed_data: Any) -> None:
         ),
         ("SELECT * FROM payments WHERE state = 'unknown' AND valid_before < 5", "payments_by_state"),
         ("SELECT sum(usd_micros) FROM payments WHERE day = 'x' AND domain = 'y'", "payments_by_day"),
+        ("SELECT count(*) FROM payments WHERE signed_at > 5", "payments_by_signed_at"),
+        (
+            "SELECT * FROM payments WHERE proven = 0 AND signed_seq > 5 ORDER BY signed_seq",
+            "payments_unproven",
+        ),
+        ("SELECT sum(usd_micros) FROM spend WHERE day = 'x' AND caller = 'y'", "spend_by_caller"),
+        ("SELECT seq FROM payment_entries WHERE payment_id = 'x' ORDER BY seq", "PRIMARY KEY"),
+        ("SELECT value FROM facts WHERE kind = 'x' AND key = 'y'", "PRIMARY KEY"),
         ("SELECT * FROM payments WHERE payment_id = 'x'", "autoindex_payments"),
         ("SELECT * FROM spend WHERE day = 'x' AND domain = 'y'", "PRIMARY KEY"),
         ("SELECT * FROM spend_total WHERE day = 'x'", "PRIMARY KEY"),
@@ -286,6 +411,7 @@ def test_a_question_is_answered_from_an_index(ledger: Ledger, query: str, index:
 # --- by property
 
 _NUMBERS = st.integers(1, 6)
+_FACTS = st.lists(st.builds(fact, st.sampled_from("abc"), st.none() | st.integers(0, 5)), max_size=3)
 _EVENTS = st.lists(
     st.one_of(
         st.tuples(
@@ -303,9 +429,11 @@ _EVENTS = st.lists(
         st.tuples(
             st.sampled_from(["settled", "refused", "unknown", "released"]),
             _NUMBERS,
-            st.sampled_from([{}, {"delivered": True}, {"delivered": False}]),
+            st.sampled_from(
+                [{}, {"delivered": True}, {"delivered": False}, PROOF, {"delivered": True} | PROOF]
+            ),
         ),
-        st.tuples(st.just("attempt"), _NUMBERS, st.just({})),
+        st.tuples(st.just("attempt"), _NUMBERS, st.fixed_dictionaries({"facts": _FACTS})),
     ),
     max_size=30,
 )
@@ -366,7 +494,7 @@ def test_spend_is_what_was_signed_and_not_released(
 
 
 @given(_EVENTS)
-def test_a_settled_payment_stays_settled_and_a_delivered_one_delivered(
+def test_what_was_settled_delivered_or_proven_stays_so(
     signed_data: Callable[..., Any], events: list[Any]
 ) -> None:
     tables = DictTables()
@@ -379,10 +507,14 @@ def test_a_settled_payment_stays_settled_and_a_delivered_one_delivered(
         for payment_id, old in before.items():
             new = tables.payments[payment_id]
             assert new.delivered >= old.delivered
-            if old.state in ("settled", "released"):
+            assert new.proven >= old.proven
+            if old.state in ("settled", "released") and "proof" not in entry.data:
                 assert new.state == old.state
+            if old.state == "settled" and old.proven:
+                assert new.state == "settled"
             # what was signed is never rewritten
-            assert replace(new, state=old.state, delivered=old.delivered, last_seq=old.last_seq) == old
+            changed = {name: getattr(old, name) for name in ("state", "delivered", "proven", "last_seq")}
+            assert replace(new, **changed) == old
 
 
 class SqlAgainstDict(RuleBasedStateMachine):

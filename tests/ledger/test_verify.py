@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,8 @@ def written(path: Path, clock: Any, signed_data: Any) -> Path:
         for number in range(1, 5):
             tx.append("x402.payment.signed", "uid:1000", signed_data(number, usd_micros=1000 * number))
         tx.append("x402.payment.settled", "uid:1000", {"payment_id": f"{1:032x}", "delivered": True})
-        tx.append("x402.payment.released", "uid:1000", {"payment_id": f"{2:032x}"})
-        tx.append("test.noted", "test", {"text": "eight"})
+        tx.append("x402.payment.released", "keyd", {"payment_id": f"{2:032x}", "proof": {}})
+        tx.append("test.noted", "test", {"text": "eight", "facts": [{"kind": "k", "key": "a", "value": 1}]})
         tx.append("test.noted", "test", {"text": "nine"})
 
     with closing(Ledger.open(path, clock=clock)) as ledger:
@@ -166,6 +166,20 @@ def test_an_empty_ledger_verifies(path: Path, clock: Any) -> None:
             "UPDATE meta SET latest_day = 'x\x1b[2J\u202e'",
             [r"projection: latest_day is x\x1b[2J\u202e, the entries say 2026-11-21"],
         ),
+        (
+            "UPDATE payments SET proven = 1 WHERE signed_seq = 5",
+            [f"projection: payments of {4:032x}: proven is 1, the entries say 0"],
+        ),
+        (
+            "DELETE FROM payment_entries WHERE seq = 6",
+            [f"projection: payment_entries of {1:032x} 6 is missing"],
+        ),
+        (
+            "INSERT INTO payment_entries VALUES ('x', 6)",
+            ["projection: payment_entries of x 6 is not in the entries"],
+        ),
+        ("UPDATE facts SET value = '2'", ["projection: facts of k a: value is 2, the entries say 1"]),
+        ("DELETE FROM facts", ["projection: facts of k a is missing"]),
         # the file
         (
             "CREATE TRIGGER quiet AFTER INSERT ON spend BEGIN DELETE FROM spend; END",
@@ -173,7 +187,7 @@ def test_an_empty_ledger_verifies(path: Path, clock: Any) -> None:
         ),
         (
             "DROP TABLE spend; CREATE VIEW spend AS SELECT 1",
-            ["file: its tables are not those of the format: table spend, view spend"],
+            ["file: its tables are not those of the format: index spend_by_caller, table spend, view spend"],
         ),
     ],
 )
@@ -208,7 +222,7 @@ def test_an_entry_that_contradicts_those_before_it_is_named_even_in_a_whole_chai
     """Written by somebody who can hash: the chain is whole, but what it says cannot be."""
     with tampering(written) as db:
         (prev,) = db.execute("SELECT hash FROM entries WHERE seq = 9").fetchone()
-        data = {"payment_id": f"{2:032x}"}
+        data = {"payment_id": f"{2:032x}", "proof": {}}
         forged = encode(10, "2026-11-21T02:00:34.123456Z", "x402.payment.released", "keyd", data)
         db.execute("INSERT INTO entries VALUES (10, ?, ?)", (forged.decode(), link(prev, forged)))
         db.execute("UPDATE meta SET head_seq = 10, head_hash = ?", (link(prev, forged),))
@@ -417,10 +431,10 @@ def test_the_command_says_that_a_ledger_is_verified(
 
 def test_the_command_names_the_problems(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with tampering(written) as db:
-        db.execute("DELETE FROM entries WHERE seq = 8")
+        db.execute("DELETE FROM entries WHERE seq = 1")
     assert main(["verify", str(written)]) == 1
     out, err = capsys.readouterr()
-    assert out == "entry 8: missing\nledger not verified: 8 entries\n"
+    assert out == "entry 1: missing\nledger not verified: 8 entries\n"
     assert err == ""
 
 
@@ -459,15 +473,16 @@ def test_verify_raises_for_a_file_that_is_no_ledger(tmp_path: Path) -> None:
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_whatever_bytes_change_the_check_ends_in_words(
-    written: Path, tmp_path: Path, data: st.DataObject
+def test_whatever_bytes_change_it_ends_in_words(
+    written: Path, tmp_path: Path, clock: Any, data: st.DataObject
 ) -> None:
-    """Never a traceback; and never `ok` with other entries than those that were written."""
+    """Never a traceback, and never `ok` with other entries than those that were written."""
     content = bytearray(written.read_bytes())
     with tampering(written) as db:
         entries = db.execute("SELECT * FROM entries").fetchall()
+    used = [place for place, byte in enumerate(content) if byte]  # most of a small database is empty space
     for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+        content[data.draw(st.sampled_from(used))] = data.draw(st.integers(0, 255))
     damaged = tmp_path / "damaged.db"
     damaged.write_bytes(content)
     try:
@@ -477,3 +492,5 @@ def test_whatever_bytes_change_the_check_ends_in_words(
     if verdict.ok:
         with tampering(damaged) as db:
             assert db.execute("SELECT * FROM entries").fetchall() == entries
+    with suppress(LedgerError):
+        Ledger.open(damaged, clock=clock).close()
