@@ -18,9 +18,11 @@ import structlog
 from aiohttp import web
 
 from keyd import config, kek, logs
+from keyd.admin import Admin
 from keyd.configfile import ConfigError
 from keyd.keystore import Keystore
 from keyd.peer import Roles
+from keyd.policies import Policies
 from keyd.process import forbid_dumps
 from keyd.server import Server
 from keyd.service import Service
@@ -63,15 +65,25 @@ async def serve(settings: config.Settings) -> None:
     key = kek.load(settings.kek_file, os.environ)
     ledger = Ledger.open(settings.ledger_file, clock=clock_us)  # its lock keeps a second keyd out
     try:
+        policies = Policies(settings.policy(), limits=settings.limits(), enforce=settings.x402.enforce)
         service = Service(
             ledger=ledger,
             wallets=Keystore(settings.wallet_dir, key, secrets.token_bytes),
-            policy=settings.policy(),
+            policies=policies,
             default_wallet=settings.x402.default_wallet_label,
             entropy=secrets.token_bytes,
+            proof_sources=settings.x402.proof_sources,
         )
-        server = Server(service, roles, clock_us, Strangers())
-        await service.record("keyd", "keyd.started", _started(settings))
+        admin = Admin(
+            ledger=ledger,
+            policies=policies,
+            overrides_file=settings.state_dir / "overrides.toml",
+            entropy=secrets.token_bytes,
+        )
+        server = Server(service, admin, roles, clock_us, Strangers())
+        await service.record("keyd", "keyd.started", {"version": version("osmoda-x402")})
+        await admin.record_base(settings.x402.model_dump(mode="json"))
+        admin.write_file()
         runner = web.AppRunner(server.app, access_log=None, handle_signals=False, shutdown_timeout=10.0)
         await runner.setup()
         await web.SockSite(
@@ -106,14 +118,6 @@ def listen(path: Path, mode: int) -> socket.socket:
 def clock_us() -> int:
     """Unix time in microseconds."""
     return time.time_ns() // 1000
-
-
-def _started(settings: config.Settings) -> dict[str, object]:
-    """What policy this run starts with: a changed configuration file is visible in the record."""
-    return {
-        "policy": settings.x402.model_dump(mode="json"),
-        "version": version("osmoda-x402"),
-    }
 
 
 async def _stop_signal() -> None:

@@ -28,6 +28,7 @@ Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 """Wallet label; doubles as a file name, so no slash, no leading dot, lower case."""
 Text = Annotated[str, StringConstraints(max_length=2048)]
+Usd = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,12}(\.[0-9]{1,6})?$")]
 
 
 class Role(StrEnum):
@@ -51,6 +52,15 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = {
     "sign": Endpoint("POST", "/x402/sign", frozenset({Role.EGRESS})),
     "outcome": Endpoint("POST", "/x402/outcome", frozenset({Role.EGRESS})),
     "policy": Endpoint("GET", "/x402/policy", frozenset({Role.EGRESS, Role.ADMIN, Role.AGENT})),
+    "policy_change": Endpoint("PATCH", "/x402/policy", frozenset({Role.ADMIN, Role.AGENT})),
+    "policy_reset": Endpoint("POST", "/x402/policy/reset", frozenset({Role.ADMIN})),
+    "approve": Endpoint("POST", "/x402/proposals/{id}/approve", frozenset({Role.ADMIN})),
+    "reject": Endpoint("POST", "/x402/proposals/{id}/reject", frozenset({Role.ADMIN})),
+    "freeze": Endpoint("POST", "/x402/freeze", frozenset({Role.ADMIN, Role.AGENT})),
+    "unfreeze": Endpoint("POST", "/x402/unfreeze", frozenset({Role.ADMIN})),
+    "spend": Endpoint("GET", "/x402/spend", frozenset({Role.ADMIN, Role.AGENT})),
+    "payments": Endpoint("GET", "/x402/payments", frozenset({Role.ADMIN, Role.AGENT})),
+    "payment": Endpoint("GET", "/x402/payments/{id}", frozenset({Role.ADMIN, Role.AGENT})),
     "open_payments": Endpoint("GET", "/x402/open", frozenset({Role.RECONCILER})),
     "evidence": Endpoint("POST", "/x402/evidence", frozenset({Role.RECONCILER})),
     "wallet_create": Endpoint("POST", "/wallet/create", frozenset({Role.ADMIN})),
@@ -246,27 +256,189 @@ class ChainEvidence(Message):
     """How many RPC servers said the same."""
 
 
+class BudgetChange(Message):
+    """A daily budget for a domain, a caller, or both; `daily_usd` None removes it."""
+
+    domain: Annotated[str, StringConstraints(max_length=300)] | None = None
+    """As `domain` in the ledger: "api.example.com", or with scheme and port."""
+    caller: Annotated[str, StringConstraints(max_length=64)] | None = None
+    """As `caller` in the ledger: "uid:1000"."""
+    daily_usd: Usd | None = None
+
+
+class PolicyPatch(Message):
+    """`PATCH /x402/policy`: only what is named changes. An agent may tighten; anything wider becomes a proposal."""
+
+    enable: bool | None = None
+    daily_budget_usd: Usd | None = None
+    max_payment_usd: Usd | None = None
+    approve_above_usd: Usd | None = None
+    payments_per_minute: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    allow: Annotated[list[Text], Field(max_length=100)] = []
+    deny: Annotated[list[Text], Field(max_length=100)] = []
+    only: Annotated[list[Text], Field(max_length=100)] | None = None
+    """The only domains to pay, among those that are allowed."""
+    budgets: Annotated[list[BudgetChange], Field(max_length=100)] = []
+
+
+class Proposal(Message):
+    """Something that waits for an administrator: a change of policy, or a payment that was held."""
+
+    id: str
+    kind: Literal["policy", "payment"]
+    summary: str
+    """In words; text that came from a seller in it is escaped."""
+    code: str | None = None
+    """Why a payment is held."""
+    by: str
+    created_at: int
+    expires_at: int
+
+
+class PolicyChanged(Message):
+    """What became of a change. `proposal`: it was filed, and is not in force before an administrator approves."""
+
+    applied: bool
+    proposal: Proposal | None = None
+    wider: list[str] = []
+    """In words, what the change would permit beyond the policy in force."""
+
+
+class PolicyReset(Message):
+    """`POST /x402/policy/reset`: with `domain`, forgets its pins and its quarantine; without, drops all overrides."""
+
+    domain: Text | None = None
+
+
+class Decided(Message):
+    """Answer to approve and reject."""
+
+    proposal: Proposal
+    applied: bool
+
+
+class Freeze(Message):
+    """`POST /x402/freeze`: no payment is signed until an administrator unfreezes."""
+
+    reason: Annotated[str, StringConstraints(max_length=200)] = ""
+
+
+class Frozen(Message):
+    frozen: bool
+    by: str | None = None
+    reason: str | None = None
+    since: int | None = None
+
+
 class DomainSpend(Message):
     domain: str
     usd: str
     calls: int
 
 
+class CallerSpend(Message):
+    caller: str
+    usd: str
+    calls: int
+
+
+class SpendBy(StrEnum):
+    """What spending is added up by."""
+
+    DOMAIN = "domain"
+    CALLER = "caller"
+    DAY = "day"
+    ASSET = "asset"
+
+
+class SpendRow(Message):
+    """One line of `GET /x402/spend`: `key` is a domain, caller, day or SYMBOL@network, as `by` says."""
+
+    key: str
+    usd: str
+    calls: int
+
+
+class Spend(Message):
+    """`GET /x402/spend?by=domain|caller|day|asset&since=YYYY-MM-DD`: what counts as spent, the dearest first."""
+
+    by: SpendBy
+    since: str
+    rows: list[SpendRow]
+    total: str
+
+
+class PaymentView(Message):
+    """One payment as the record has it."""
+
+    payment_id: str
+    state: Literal["signed", "settled", "refused", "unknown", "released"]
+    delivered: bool
+    """The application got its answer (2xx or 3xx)."""
+    proven: bool
+    """The chain confirmed the state."""
+    domain: str
+    caller: str
+    wallet: str
+    amount: str
+    """Whole tokens."""
+    asset: str
+    network: str
+    amount_usd: str
+    pay_to: str
+    day: str
+    signed_at: int
+    valid_before: int
+
+
+class PaymentList(Message):
+    """`GET /x402/payments?state=&domain=&limit=`: the newest first."""
+
+    payments: list[PaymentView]
+
+
+class PaymentStory(Message):
+    """`GET /x402/payments/{id}`: every entry about one payment, from the offer to the proof."""
+
+    payment: PaymentView
+    entries: list[LedgerEntry]
+
+
+class BudgetView(Message):
+    domain: str | None
+    caller: str | None
+    daily: str
+    spent_today: str
+
+
 class PolicyView(Message):
     """`GET /x402/policy`: what is in force and what was spent. All USD figures are decimal strings."""
 
     enabled: bool
+    enforce: bool
+    """False: overrides are only tried out; what they would refuse is recorded, and paid if the base allows it."""
+    frozen: Frozen
     allowed_domains: list[str]
+    denied_domains: list[str]
+    only_domains: list[str] | None
     networks: list[str]
     assets: list[str]
     """Payable tokens as `SYMBOL@network`."""
     max_payment: str
+    approve_above: str | None
+    approve_first_seen: bool
+    payments_per_minute: int | None
     daily_budget: str
     spent_today: str
     left_today: str
     day: str
     """The UTC day the budget counts, YYYY-MM-DD; it never goes backwards."""
+    budgets: list[BudgetView]
     by_domain: list[DomainSpend]
+    by_caller: list[CallerSpend]
+    pending: list[Proposal]
+    overrides: dict[str, Any]
+    """What was changed at run time, as in overrides.toml."""
     wallet: str | None
     """Address of the default wallet, if it exists."""
     default_wallet_label: str

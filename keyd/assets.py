@@ -58,9 +58,12 @@ class AssetTable:
         found = [a for a in self._assets.values() if a.network == network and a.symbol == symbol]
         return found[0] if len(found) == 1 else None
 
-    def on(self, networks: Iterable[str]) -> list[Asset]:
+    def payable(self, networks: Iterable[str]) -> list[Asset]:
+        """Tokens of these networks that can be paid with EIP-3009."""
         wanted = frozenset(networks)
-        return [a for a in self._assets.values() if a.network in wanted]
+        return [
+            a for a in self._assets.values() if a.network in wanted and a.method is TransferMethod.EIP3009
+        ]
 
 
 def _default(

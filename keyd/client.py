@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote
 
 import aiohttp
 from pydantic import BaseModel, ValidationError
+from yarl import URL
 
 from keyd import api
 
@@ -67,6 +69,38 @@ class KeydClient:
     async def health(self) -> api.Health:
         return await self._call("health", api.Health)
 
+    async def policy_change(self, patch: api.PolicyPatch) -> api.PolicyChanged:
+        return await self._call("policy_change", api.PolicyChanged, patch)
+
+    async def policy_reset(self, request: api.PolicyReset) -> api.PolicyChanged:
+        return await self._call("policy_reset", api.PolicyChanged, request)
+
+    async def approve(self, proposal_id: str) -> api.Decided:
+        return await self._call("approve", api.Decided, resource=proposal_id)
+
+    async def reject(self, proposal_id: str) -> api.Decided:
+        return await self._call("reject", api.Decided, resource=proposal_id)
+
+    async def freeze(self, request: api.Freeze) -> api.Frozen:
+        return await self._call("freeze", api.Frozen, request)
+
+    async def unfreeze(self) -> api.Frozen:
+        return await self._call("unfreeze", api.Frozen)
+
+    async def spend(self, *, by: api.SpendBy, since: str | None = None) -> api.Spend:
+        query = {"by": by.value} | ({} if since is None else {"since": since})
+        return await self._call("spend", api.Spend, query=query)
+
+    async def payments(
+        self, *, state: str | None = None, domain: str | None = None, limit: int = 50
+    ) -> api.PaymentList:
+        filters = {"state": state, "domain": domain, "limit": str(limit)}
+        query = {name: value for name, value in filters.items() if value is not None}
+        return await self._call("payments", api.PaymentList, query=query)
+
+    async def payment(self, payment_id: str) -> api.PaymentStory:
+        return await self._call("payment", api.PaymentStory, resource=payment_id)
+
     async def wallet_create(self, request: api.WalletCreate) -> api.Wallet:
         return await self._call("wallet_create", api.Wallet, request)
 
@@ -93,9 +127,11 @@ class KeydClient:
         reply: type[Reply],
         message: BaseModel | None = None,
         query: dict[str, str] | None = None,
+        resource: str | None = None,
     ) -> Reply:
         """Raises KeydUnreachable, KeydRefused, KeydProtocolError. Never retries: the caller knows if it may."""
         endpoint = api.ENDPOINTS[name]
+        path = endpoint.path if resource is None else endpoint.path.replace("{id}", quote(resource, safe=""))
         body = None if message is None else message.model_dump_json(by_alias=True, exclude_none=True).encode()
         if self._session is None:
             self._session = aiohttp.ClientSession(
@@ -104,7 +140,7 @@ class KeydClient:
         try:
             async with self._session.request(
                 endpoint.method,
-                f"http://keyd{endpoint.path}",
+                URL(f"http://keyd{path}", encoded=True),
                 params=query,
                 data=body,
                 headers={"Content-Type": "application/json"} if body else None,

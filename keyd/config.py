@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
 from keyd import api, configfile
 from keyd.assets import DEFAULT_ASSETS, Asset, AssetTable
@@ -14,7 +14,8 @@ from keyd.configfile import ConfigError
 from keyd.domains import DomainPattern
 from keyd.evm import parse_address
 from keyd.money import format_usd, parse_usd
-from keyd.policy import Policy
+from keyd.overrides import Limits
+from keyd.policy import BudgetRule, Policy
 
 __all__ = ["ConfigError", "Settings", "load"]
 
@@ -48,8 +49,20 @@ def _positive_usd(value: object) -> int:
     return micros
 
 
+def _factor(value: object) -> int:
+    if not isinstance(value, str) or re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", value, re.ASCII) is None:
+        raise ValueError('write a factor as a string, like "2" or "1.5"')
+    milli = parse_usd(value) // 1000
+    if milli < 1000:
+        raise ValueError("a factor below 1 would hold every payment")
+    return milli
+
+
 MicroUsd = Annotated[int, BeforeValidator(_usd), PlainSerializer(format_usd)]
 """Decimal USD string in the file, integer micro-USD inside."""
+Factor = Annotated[int, BeforeValidator(_factor), PlainSerializer(lambda milli: format_usd(milli * 1000))]
+"""A factor of at least 1 in the file ("2"), thousandths inside."""
+PerMinute = Annotated[int, Field(ge=0, le=1_000_000)]
 Domain = Annotated[str, BeforeValidator(lambda value: _domain(value) and value)]
 Network = Annotated[str, BeforeValidator(_caip2)]
 
@@ -67,15 +80,53 @@ class PeerSettings(_Section):
     reconciler: list[str | int] = []
 
 
+class BudgetSettings(_Section):
+    """A daily budget for one domain, one caller, or one caller at one domain, named as the ledger names them."""
+
+    domain: Domain | None = None
+    caller: Annotated[str, Field(pattern=r"^[!-~]{1,64}$")] | None = None
+    daily_usd: MicroUsd
+
+    @model_validator(mode="after")
+    def _names_something(self) -> Self:
+        if self.domain is None and self.caller is None:
+            raise ValueError("name a domain, a caller, or both; daily_budget_usd is the budget of all")
+        return self
+
+
+class LimitSettings(_Section):
+    """How far administrators may go at run time (`keyctl x402 budget|cap|allow`). Unset: no limit."""
+
+    daily_budget_usd: MicroUsd | None = None
+    max_payment_usd: MicroUsd | None = None
+    payments_per_minute: PerMinute | None = None
+    allowed_domains: list[Domain] | None = None
+
+
 class X402Settings(_Section):
     """What may be paid. The defaults allow nothing, because no domain is listed."""
 
     enable: bool = True
+    enforce: bool = True
     default_wallet_label: api.Label = "default"
     daily_budget_usd: MicroUsd = 1_000_000
+    daily_budget_per_domain_usd: MicroUsd | None = None
+    daily_budget_per_caller_usd: MicroUsd | None = None
+    daily_budget_per_caller_and_domain_usd: MicroUsd | None = None
     max_payment_usd: MicroUsd = 100_000
+    payments_per_minute: PerMinute | None = None
     allowed_domains: list[Domain] = []
+    denied_domains: list[Domain] = []
     networks: list[Network] = ["eip155:8453"]
+    pin: bool = True
+    pin_price_factor: Factor = 2000
+    approve_above_usd: MicroUsd | None = None
+    approve_first_seen: bool = False
+    quarantine_after: Annotated[int, Field(ge=0)] = 10
+    proof_sources: Annotated[int, Field(ge=1, le=100)] = 1
+    budgets: list[BudgetSettings] = []
+    pay_to: dict[Domain, list[Annotated[str, BeforeValidator(_address)]]] = {}
+    limits: LimitSettings = LimitSettings()
 
 
 class AssetSettings(_Section):
@@ -128,14 +179,45 @@ class Settings(configfile.TomlSettings):
             if network not in table.networks:
                 hint = "add a token of it under [[assets]], or take it from the list"
                 raise ConfigError(f"x402.networks: no token of {network} is known", hint)
+        x402 = self.x402
         return Policy(
-            enabled=self.x402.enable,
-            allowed_domains=tuple(DomainPattern.parse(text) for text in self.x402.allowed_domains),
-            networks=frozenset(self.x402.networks),
+            enabled=x402.enable,
+            allowed_domains=_patterns(x402.allowed_domains),
+            denied_domains=_patterns(x402.denied_domains),
+            networks=frozenset(x402.networks),
             assets=table,
-            max_payment=self.x402.max_payment_usd,
-            daily_budget=self.x402.daily_budget_usd,
+            max_payment=x402.max_payment_usd,
+            daily_budget=x402.daily_budget_usd,
+            daily_budget_per_domain=x402.daily_budget_per_domain_usd,
+            daily_budget_per_caller=x402.daily_budget_per_caller_usd,
+            daily_budget_per_caller_and_domain=x402.daily_budget_per_caller_and_domain_usd,
+            budgets=tuple(BudgetRule(_name(b.domain), b.caller, b.daily_usd) for b in x402.budgets),
+            payments_per_minute=x402.payments_per_minute,
+            pay_to={str(DomainPattern.parse(d)): frozenset(to) for d, to in x402.pay_to.items()},
+            pin=x402.pin,
+            pin_price_factor_milli=x402.pin_price_factor,
+            approve_above=x402.approve_above_usd,
+            approve_first_seen=x402.approve_first_seen,
+            quarantine_after=x402.quarantine_after or None,
         )
+
+    def limits(self) -> Limits:
+        """How far overrides may go."""
+        limits = self.x402.limits
+        return Limits(
+            daily_budget=limits.daily_budget_usd,
+            max_payment=limits.max_payment_usd,
+            payments_per_minute=limits.payments_per_minute,
+            domains=None if limits.allowed_domains is None else _patterns(limits.allowed_domains),
+        )
+
+
+def _patterns(texts: list[str]) -> tuple[DomainPattern, ...]:
+    return tuple(DomainPattern.parse(text) for text in texts)
+
+
+def _name(domain: str | None) -> str | None:
+    return None if domain is None else str(DomainPattern.parse(domain))
 
 
 def load(path: Path) -> Settings:

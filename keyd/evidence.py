@@ -58,16 +58,18 @@ RELEASE_MARGIN_S: Final = 120
 
 
 def prove(
-    valid_before: int, found: api.ChainEvidence, *, now_s: int
+    valid_before: int, found: api.ChainEvidence, *, now_s: int, enough_sources: bool
 ) -> Literal["settled", "released"] | None:
     """What the chain's word proves: settled if the authorization was used; released if it can never be.
 
     Never used and still valid proves nothing (EIP-3009: `validBefore` is compared with the block's timestamp).
+    That it was used costs nobody anything if it is a lie; that it was not frees money, so it takes enough witnesses.
     """
     if found.used:
         return "settled"
     dead_at = valid_before + RELEASE_MARGIN_S
-    return "released" if found.block_timestamp > dead_at and now_s > dead_at else None
+    dead = found.block_timestamp > dead_at and now_s > dead_at
+    return "released" if dead and enough_sources else None
 
 
 def _contradictions(signed: Signed, settlement: Mapping[str, Any]) -> list[str]:

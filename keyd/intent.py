@@ -38,8 +38,8 @@ class Intent:
 
     @property
     def domain(self) -> str:
-        """The host for budgets and the record: bare for https on port 443, else with scheme and port."""
-        return str(self.origin).removeprefix("https://") if self.origin.port == 443 else str(self.origin)
+        """The origin as `allowed_domains` spells it: "api.example.com", "host:8443", "http://127.0.0.1:4021"."""
+        return str(self.origin).removeprefix("https://")
 
     @property
     def intent_key(self) -> str:

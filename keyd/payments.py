@@ -8,22 +8,37 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from keyd.api import SpendBy
 from keyd.eip3009 import Authorization
+from ledger import entry
+from ledger.entry import Entry
 
 SETTLE_MARGIN_S: Final = 120
 """After `validBefore` a block with an older timestamp may still be on its way: chains lag, clocks differ.
 Until then the intent gets neither the old authorization nor a new one (docs/adr/0004)."""
-
+COOL_DOWN_S: Final = 10
+"""After a server refused a payment, its own retry loop must not be answered with the same header at once."""
 
 _SELECT: Final = (
-    "SELECT payment_id, state, delivered, wallet, network, asset, amount, usd_micros, authorization, signed_seq"
-    " FROM payments "
+    "SELECT payment_id, state, delivered, proven, domain, caller, wallet, network, asset, amount, usd_micros,"
+    " authorization, signed_at, day, signed_seq, last_seq FROM payments "
 )
 _BY_ID: Final = _SELECT + "WHERE payment_id = ?"
-_UNPROVEN: Final = _SELECT + (
-    "WHERE state IN ('signed', 'refused', 'unknown') AND signed_seq > ? ORDER BY signed_seq LIMIT ?"
-)
 _LATEST_OF_INTENT: Final = _SELECT + "WHERE intent_key = ? ORDER BY signed_seq DESC LIMIT 1"
+_UNPROVEN: Final = _SELECT + "WHERE proven = 0 AND signed_seq > ? ORDER BY signed_seq LIMIT ?"
+_NEWEST: Final = _SELECT + (
+    "WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR domain = ?2) ORDER BY signed_seq DESC LIMIT ?3"
+)
+_SPEND_BY: Final = {
+    SpendBy.DOMAIN: "SELECT domain, SUM(usd_micros) AS usd, SUM(calls) FROM spend WHERE day BETWEEN ? AND ?"
+    " GROUP BY domain ORDER BY usd DESC, domain",
+    SpendBy.CALLER: "SELECT caller, SUM(usd_micros) AS usd, SUM(calls) FROM spend WHERE day BETWEEN ? AND ?"
+    " GROUP BY caller ORDER BY usd DESC, caller",
+    SpendBy.DAY: "SELECT day, usd_micros, calls FROM spend_total WHERE day BETWEEN ? AND ? ORDER BY day",
+    SpendBy.ASSET: "SELECT network || ' ' || asset, SUM(iif(state = 'released', 0, usd_micros)) AS usd, COUNT(*)"
+    " FROM payments WHERE day BETWEEN ? AND ? GROUP BY network, asset ORDER BY usd DESC",
+}
+_FOREVER: Final = "9999-12-31"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +48,19 @@ class Payment:
     payment_id: str
     state: str
     delivered: bool
+    proven: bool
+    domain: str
+    caller: str
     wallet: str
     network: str
     asset: str
     amount: int
     usd_micros: int
     authorization: Authorization
+    signed_at: int
+    day: str
     signed_seq: int
+    last_seq: int
 
     def is_open(self, now_s: int) -> bool:
         """It can still be settled and the application has no answer: a repeat gets the same bytes."""
@@ -60,10 +81,42 @@ def by_id(db: sqlite3.Connection, payment_id: str) -> Payment | None:
     return _payment(db.execute(_BY_ID, (payment_id,)).fetchone())
 
 
+def cools_down(db: sqlite3.Connection, payment: Payment, now_s: int) -> bool:
+    """The server refused it less than COOL_DOWN_S ago."""
+    if payment.state != "refused":
+        return False
+    encoded = db.execute("SELECT entry FROM entries WHERE seq = ?", (payment.last_seq,)).fetchone()[0]
+    refused_at = datetime.fromisoformat(json.loads(encoded)["ts"]).timestamp()
+    return now_s < refused_at + COOL_DOWN_S
+
+
 def unproven(db: sqlite3.Connection, after: int, limit: int) -> list[Payment]:
-    """Payments signed after entry `after` that were neither proven settled nor released, oldest first."""
-    rows = db.execute(_UNPROVEN, (after, limit)).fetchall()
-    return [payment for row in rows if (payment := _payment(row)) is not None]
+    """Payments signed after entry `after` whose end the chain has not confirmed, oldest first."""
+    return _payments(db.execute(_UNPROVEN, (after, limit)).fetchall())
+
+
+def newest(db: sqlite3.Connection, *, state: str | None, domain: str | None, limit: int) -> list[Payment]:
+    """The newest payments first; None: of every state, of every domain."""
+    return _payments(db.execute(_NEWEST, (state, domain, limit)).fetchall())
+
+
+def entries_about(db: sqlite3.Connection, payment: Payment) -> list[Entry]:
+    """The attempt that led to it, and every entry since, in order."""
+    rows = db.execute(
+        "SELECT CAST(e.entry AS BLOB), e.hash FROM payment_entries p JOIN entries e ON e.seq = p.seq"
+        " WHERE p.payment_id = ? ORDER BY p.seq",
+        (payment.payment_id,),
+    )
+    story = [entry.decode(encoded, hash_) for encoded, hash_ in rows]
+    attempt = db.execute(
+        "SELECT CAST(entry AS BLOB), hash FROM entries WHERE seq = ?", (story[0].data["attempt"],)
+    ).fetchone()
+    return [entry.decode(*attempt), *story]
+
+
+def signed_since(db: sqlite3.Connection, since_s: int) -> int:
+    """Payments signed later than `since_s`, also those a clock that was set back puts into the future."""
+    return int(db.execute("SELECT COUNT(*) FROM payments WHERE signed_at > ?", (since_s,)).fetchone()[0])
 
 
 def budget_day(db: sqlite3.Connection, now_us: int) -> str:
@@ -73,24 +126,57 @@ def budget_day(db: sqlite3.Connection, now_us: int) -> str:
     return today if latest is None else max(today, str(latest))
 
 
-def spent_on(db: sqlite3.Connection, day: str) -> int:
-    """Micro-USD signed on `day` and not released with proof."""
-    row = db.execute("SELECT usd_micros FROM spend_total WHERE day = ?", (day,)).fetchone()
-    return 0 if row is None else int(row[0])
+def spent_on(
+    db: sqlite3.Connection, day: str, *, domain: str | None = None, caller: str | None = None
+) -> int:
+    """Micro-USD signed on `day` and not released with proof; at one domain, by one caller, or both."""
+    if domain is None and caller is None:
+        row = db.execute("SELECT usd_micros FROM spend_total WHERE day = ?", (day,)).fetchone()
+        return 0 if row is None else int(row[0])
+    if caller is None:
+        query, values = "SELECT SUM(usd_micros) FROM spend WHERE day = ? AND domain = ?", (day, domain)
+    elif domain is None:
+        query, values = "SELECT SUM(usd_micros) FROM spend WHERE day = ? AND caller = ?", (day, caller)
+    else:
+        query = "SELECT SUM(usd_micros) FROM spend WHERE day = ? AND domain = ? AND caller = ?"
+        values = (day, domain, caller)  # type: ignore[assignment]
+    return int(db.execute(query, values).fetchone()[0] or 0)
 
 
-def spent_by_domain(db: sqlite3.Connection, day: str) -> list[tuple[str, int, int]]:
-    """(domain, micro-USD, calls) of `day`, the dearest first."""
-    return db.execute(
-        "SELECT domain, SUM(usd_micros) AS usd, SUM(calls) FROM spend WHERE day = ? GROUP BY domain"
-        " ORDER BY usd DESC, domain",
-        (day,),
-    ).fetchall()
+def spend_by(
+    db: sqlite3.Connection,
+    by: SpendBy,
+    since: str,
+    until: str = _FOREVER,
+) -> list[tuple[str, int, int]]:
+    """(key, micro-USD, calls) over the days `since` to `until`. An asset's key is "network address"."""
+    return db.execute(_SPEND_BY[by], (since, until)).fetchall()
+
+
+def _payments(rows: list[tuple[Any, ...]]) -> list[Payment]:
+    return [payment for row in rows if (payment := _payment(row)) is not None]
 
 
 def _payment(row: tuple[Any, ...] | None) -> Payment | None:
     if row is None:
         return None
-    payment_id, state, delivered, wallet, network, asset, amount, usd, authorization, seq = row
-    fields = Authorization.from_json(json.loads(authorization))
-    return Payment(payment_id, state, bool(delivered), wallet, network, asset, int(amount), usd, fields, seq)
+    payment_id, state, delivered, proven, domain, caller, wallet, network, asset, amount, usd, *rest = row
+    authorization, signed_at, day, signed_seq, last_seq = rest
+    return Payment(
+        payment_id=payment_id,
+        state=state,
+        delivered=bool(delivered),
+        proven=bool(proven),
+        domain=domain,
+        caller=caller,
+        wallet=wallet,
+        network=network,
+        asset=asset,
+        amount=int(amount),
+        usd_micros=usd,
+        authorization=Authorization.from_json(json.loads(authorization)),
+        signed_at=signed_at,
+        day=day,
+        signed_seq=signed_seq,
+        last_seq=last_seq,
+    )

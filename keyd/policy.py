@@ -1,27 +1,44 @@
 """The decision: which offer of a 402 is paid, or why none is. Pure, in a fixed order, one reason code each.
 
-1. switched on?             x402_disabled
-2. host on the list?        domain_not_allowed
-3. which offers could be?   the reason against the offer that came furthest
-4. the cheapest of them     cap_per_payment
-5. today's budget           budget_daily
+1. switched on, and not frozen?          x402_disabled, frozen
+2. host denied? on the list? sound?      domain_denied, domain_not_allowed, host_quarantined
+3. which offers could be paid?           the reason against the offer that came furthest
+4. the cheapest of them                  cap_per_payment
+5. how often, and how much today?        rate_limit, budget_daily, _domain, _caller, _caller_domain
+6. as it was when first paid?            pin_pay_to, pin_asset, pin_price
+7. does a person have to agree?          approval_required
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 from keyd.assets import AssetTable
 from keyd.domains import DomainPattern, any_matches
 from keyd.intent import Intent
-from keyd.money import format_usd
+from keyd.money import format_token_amount, format_usd
 from keyd.offers import Offer, Unpayable, judge
 from keyd.reasons import Reason
 
 
 @dataclass(frozen=True, slots=True)
+class BudgetRule:
+    """A daily budget for one domain, one caller, or one caller at one domain. Micro-USD."""
+
+    domain: str | None
+    caller: str | None
+    daily: int
+
+    def applies_to(self, intent: Intent) -> bool:
+        return self.domain in (None, intent.domain) and self.caller in (None, intent.caller)
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
-    """What the administrator allows. Amounts in micro-USD."""
+    """What is allowed. Amounts in micro-USD; None: no such limit."""
 
     enabled: bool
     allowed_domains: tuple[DomainPattern, ...]
@@ -29,11 +46,73 @@ class Policy:
     assets: AssetTable
     max_payment: int
     daily_budget: int
+    only_domains: tuple[DomainPattern, ...] | None = None
+    """A second list, which a host must be on as well: how an agent narrows the first."""
+    denied_domains: tuple[DomainPattern, ...] = ()
+    daily_budget_per_domain: int | None = None
+    daily_budget_per_caller: int | None = None
+    daily_budget_per_caller_and_domain: int | None = None
+    budgets: tuple[BudgetRule, ...] = ()
+    payments_per_minute: int | None = None
+    pay_to: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Domain → the only recipients (EIP-55) it may name."""
+    pin: bool = True
+    pin_price_factor_milli: int = 2000
+    """How far a price may rise above the first one, in thousandths: 2000 is twice."""
+    approve_above: int | None = None
+    approve_first_seen: bool = False
+    quarantine_after: int | None = 10
+    """Payments in a row without delivery or proof, after which a host is not paid any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """What the first payment to a host fixed."""
+
+    network: str
+    asset: str
+    pay_to: str
+
+    def holds(self, offer: Offer) -> bool:
+        return (offer.asset.network, offer.asset.address, offer.pay_to) == (
+            self.network,
+            self.asset,
+            self.pay_to,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Micro-USD that count against today's budgets, as far as they concern one intent."""
+
+    total: int = 0
+    domain: int = 0
+    caller: int = 0
+    caller_and_domain: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What the record says about this intent's host, caller and day."""
+
+    spent: Spent = Spent()
+    last_minute: int = 0
+    """Payments signed in the last 60 seconds."""
+    frozen: bool = False
+    quarantined: bool = False
+    pin: Pin | None = None
+    """None: this host was never paid."""
+    pinned_price: int | None = None
+    """Micro-USD of the first payment for this method and path; None: never paid for."""
+    approved: frozenset[str] = frozenset()
+    """Ids (`approval_id`) that a person has approved and that were not used up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Allow:
     offer: Offer
+    approval: str | None = None
+    """The approval that this payment uses up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,39 +121,53 @@ class Deny:
 
     reason: Reason
     detail: str
+    ask: Offer | None = None
+    """Held: a person may approve this offer."""
 
 
-def decide(intent: Intent, policy: Policy, *, payer: str, spent: int) -> Allow | Deny:
-    """`payer` is the paying wallet's address, `spent` what counts against today's budget, in micro-USD."""
-    if denial := admit(intent, policy):
+def decide(intent: Intent, policy: Policy, *, payer: str, standing: Standing) -> Allow | Deny:
+    """`payer` is the paying wallet's address."""
+    if denial := admit(intent, policy, standing):
         return denial
-    offer = cheapest(intent, policy, payer)
+    offer = cheapest(intent, policy, payer, standing.pin if policy.pin else None)
     if isinstance(offer, Deny):
         return offer
-    price = format_usd(offer.usd_micros)
-    if offer.usd_micros > policy.max_payment:
-        cap = format_usd(policy.max_payment)
-        return Deny(Reason.CAP_PER_PAYMENT, f"{price} USD > {cap} USD for {intent.domain}")
-    if spent + offer.usd_micros > policy.daily_budget:
-        figures = f"{format_usd(spent)} of {format_usd(policy.daily_budget)} USD are spent today"
-        return Deny(Reason.BUDGET_DAILY, f"{price} USD for {intent.domain} does not fit: {figures}")
+    for denial in _limits(intent, policy, standing, offer):
+        return denial
+    for hold in _holds(intent, policy, standing, offer):
+        approval = approval_id(intent, offer)
+        return Allow(offer, approval) if approval in standing.approved else hold
     return Allow(offer)
 
 
-def admit(intent: Intent, policy: Policy) -> Deny | None:
+def admit(intent: Intent, policy: Policy, standing: Standing) -> Deny | None:
     """What holds before any offer is looked at, and for the repeat of a payment as well."""
+    domain = intent.domain
     if not policy.enabled:
         return Deny(Reason.X402_DISABLED, "payments are switched off")
+    if standing.frozen:
+        return Deny(Reason.FROZEN, "payments are frozen")
+    if any_matches(policy.denied_domains, intent.origin):
+        return Deny(Reason.DOMAIN_DENIED, f"{domain} is in denied_domains")
     if not any_matches(policy.allowed_domains, intent.origin):
-        return Deny(Reason.DOMAIN_NOT_ALLOWED, f"{intent.domain} is not in allowed_domains")
+        return Deny(Reason.DOMAIN_NOT_ALLOWED, f"{domain} is not in allowed_domains")
+    if policy.only_domains is not None and not any_matches(policy.only_domains, intent.origin):
+        return Deny(Reason.DOMAIN_NOT_ALLOWED, f"{domain} is not in the narrower list that is in force")
+    if standing.quarantined:
+        return Deny(Reason.HOST_QUARANTINED, f"{domain} took payments in a row without delivering")
     return None
 
 
-def cheapest(intent: Intent, policy: Policy, payer: str) -> Offer | Deny:
-    """The payable offer that costs least in micro-USD (the seller's order decides a tie), or why there is none."""
+def cheapest(intent: Intent, policy: Policy, payer: str, pin: Pin | None = None) -> Offer | Deny:
+    """The payable offer that costs least in micro-USD (the seller's order decides a tie), or why there is none.
+
+    Offers in the terms that are pinned for the host come before all others: a new way to pay is nothing a
+    program should take by itself while the old one is still there.
+    """
     payable, against = _sort(intent, policy, payer)
     if payable:
-        return min(payable, key=lambda offer: offer.usd_micros)
+        as_pinned = [offer for offer in payable if pin is not None and pin.holds(offer)]
+        return min(as_pinned or payable, key=lambda offer: offer.usd_micros)
     # The offer that came furthest is the one a person can do something about.
     nearest = max(against, key=lambda unpayable: _STAGE[unpayable.reason])
     return Deny(nearest.reason, nearest.detail)
@@ -89,6 +182,67 @@ def same_terms(
         if theirs == (network, asset, pay_to, amount):
             return offer
     return None
+
+
+def approval_id(intent: Intent, offer: Offer) -> str:
+    """What a person approves: this caller paying these terms for this method and path of this host."""
+    terms = [offer.asset.network, offer.asset.address, offer.pay_to, str(offer.amount)]
+    parts = [intent.caller, intent.domain, intent.method, intent.path, *terms]
+    return hashlib.sha256(b"osmoda-approval/v1\n" + json.dumps(parts).encode()).hexdigest()[:12]
+
+
+def _limits(intent: Intent, policy: Policy, standing: Standing, offer: Offer) -> Iterator[Deny]:
+    domain, price = intent.domain, format_usd(offer.usd_micros)
+    if offer.usd_micros > policy.max_payment:
+        yield Deny(Reason.CAP_PER_PAYMENT, f"{price} USD > {format_usd(policy.max_payment)} USD for {domain}")
+    if policy.payments_per_minute is not None and standing.last_minute >= policy.payments_per_minute:
+        yield Deny(Reason.RATE_LIMIT, f"{standing.last_minute} payments in the last minute")
+    for reason, limit, used, whose in _budgets(intent, policy, standing.spent):
+        if limit is not None and used + offer.usd_micros > limit:
+            figures = f"{format_usd(used)} of {format_usd(limit)} USD are spent today{whose}"
+            yield Deny(reason, f"{price} USD for {domain} does not fit: {figures}")
+
+
+def _budgets(intent: Intent, policy: Policy, spent: Spent) -> Iterator[tuple[Reason, int | None, int, str]]:
+    """(reason, limit, spent, whose) of every budget that this intent counts against."""
+    at, by = f" at {intent.domain}", f" by {intent.caller}"
+    both = policy.daily_budget_per_caller_and_domain
+    yield Reason.BUDGET_DAILY, policy.daily_budget, spent.total, ""
+    yield Reason.BUDGET_DOMAIN, policy.daily_budget_per_domain, spent.domain, at
+    yield Reason.BUDGET_CALLER, policy.daily_budget_per_caller, spent.caller, by
+    yield Reason.BUDGET_CALLER_DOMAIN, both, spent.caller_and_domain, by + at
+    for rule in policy.budgets:
+        if not rule.applies_to(intent):
+            continue
+        if rule.caller is None:
+            yield Reason.BUDGET_DOMAIN, rule.daily, spent.domain, at
+        elif rule.domain is None:
+            yield Reason.BUDGET_CALLER, rule.daily, spent.caller, by
+        else:
+            yield Reason.BUDGET_CALLER_DOMAIN, rule.daily, spent.caller_and_domain, by + at
+
+
+def _holds(intent: Intent, policy: Policy, standing: Standing, offer: Offer) -> Iterator[Deny]:
+    """Reasons to ask a person, who may say yes."""
+    pin, domain = standing.pin, intent.domain
+    if policy.pin and pin is not None:
+        if (offer.asset.network, offer.asset.address) != (pin.network, pin.asset):
+            was = f"{pin.asset} on {pin.network}"
+            yield Deny(Reason.PIN_ASSET, f"{domain} wants {offer.asset}, not {was}", offer)
+        if offer.pay_to != pin.pay_to:
+            yield Deny(
+                Reason.PIN_PAY_TO, f"{domain} wants {offer.pay_to} to be paid, not {pin.pay_to}", offer
+            )
+        first = standing.pinned_price
+        if first is not None and offer.usd_micros * 1000 > first * policy.pin_price_factor_milli:
+            rise = f"{format_usd(offer.usd_micros)} USD, first it was {format_usd(first)} USD"
+            yield Deny(Reason.PIN_PRICE, f"{intent.method} {intent.path} of {domain} costs {rise}", offer)
+    what = f"{format_token_amount(offer.amount, offer.asset.decimals)} {offer.asset} to {domain}"
+    if policy.approve_above is not None and offer.usd_micros > policy.approve_above:
+        threshold = format_usd(policy.approve_above)
+        yield Deny(Reason.APPROVAL_REQUIRED, f"{what} is above {threshold} USD", offer)
+    if policy.approve_first_seen and pin is None:
+        yield Deny(Reason.APPROVAL_REQUIRED, f"{what} would be the first payment to this host", offer)
 
 
 _STAGE = {
@@ -106,21 +260,26 @@ _STAGE = {
             Reason.AMOUNT_INVALID,
             Reason.PAY_TO_INVALID,
             Reason.TIMEOUT_INVALID,
+            Reason.PAY_TO_NOT_ALLOWED,
         ]
     )
 }
-"""How far an offer came in `keyd.offers.judge`; a test keeps the two in step."""
+"""How far an offer came in `keyd.offers.judge` and here; a test keeps the two in step."""
 
 
 def _sort(intent: Intent, policy: Policy, payer: str) -> tuple[list[Offer], list[Unpayable]]:
     payable: list[Offer] = []
     against: list[Unpayable] = []
+    recipients = policy.pay_to.get(intent.domain)
     for terms in intent.offers:
         verdict = (
             terms if isinstance(terms, Unpayable) else judge(terms, policy.assets, policy.networks, payer)
         )
-        if isinstance(verdict, Offer):
-            payable.append(verdict)
-        else:
+        if isinstance(verdict, Unpayable):
             against.append(verdict)
+        elif recipients is not None and verdict.pay_to not in recipients:
+            detail = f"{verdict.pay_to} is not a recipient listed for {intent.domain}"
+            against.append(Unpayable(Reason.PAY_TO_NOT_ALLOWED, detail))
+        else:
+            payable.append(verdict)
     return payable, against

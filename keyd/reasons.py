@@ -24,9 +24,21 @@ class Reason(StrEnum):
     # keyd: the whole request
     X402_DISABLED = "x402_disabled"
     DOMAIN_NOT_ALLOWED = "domain_not_allowed"
+    DOMAIN_DENIED = "domain_denied"
+    FROZEN = "frozen"
+    HOST_QUARANTINED = "host_quarantined"
+    COOL_DOWN = "cool_down"
     INTENT_OPEN_TERMS_CHANGED = "intent_open_terms_changed"
     INTENT_UNRESOLVED = "intent_unresolved"
     BUDGET_DAILY = "budget_daily"
+    BUDGET_DOMAIN = "budget_domain"
+    BUDGET_CALLER = "budget_caller"
+    BUDGET_CALLER_DOMAIN = "budget_caller_domain"
+    RATE_LIMIT = "rate_limit"
+    PIN_PAY_TO = "pin_pay_to"
+    PIN_ASSET = "pin_asset"
+    PIN_PRICE = "pin_price"
+    APPROVAL_REQUIRED = "approval_required"
     WALLET_MISSING = "wallet_missing"
     WALLET_UNREADABLE = "wallet_unreadable"
     LEDGER_UNAVAILABLE = "ledger_unavailable"
@@ -41,6 +53,7 @@ class Reason(StrEnum):
     PAYMENT_FLOW_UNSUPPORTED = "payment_flow_unsupported"
     AMOUNT_INVALID = "amount_invalid"
     PAY_TO_INVALID = "pay_to_invalid"
+    PAY_TO_NOT_ALLOWED = "pay_to_not_allowed"
     TIMEOUT_INVALID = "timeout_invalid"
     CAP_PER_PAYMENT = "cap_per_payment"
     # keyd: who asks, and how
@@ -49,6 +62,8 @@ class Reason(StrEnum):
     REQUEST_MALFORMED = "request_malformed"
     PAYMENT_UNKNOWN = "payment_unknown"
     WALLET_EXISTS = "wallet_exists"
+    PROPOSAL_UNKNOWN = "proposal_unknown"
+    POLICY_LIMIT = "policy_limit"
     INTERNAL = "internal"
     # egress
     KEYD_UNREACHABLE = "keyd_unreachable"
@@ -84,6 +99,22 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
         "If you trust it, add it to `allowed_domains` under [x402] in keyd.toml: `api.example.com`, "
         "`*.example.com`, or `http://host:port` for plain http.",
     ),
+    Reason.DOMAIN_DENIED: Explanation(
+        "The host that asked for money is on the list of domains that are never paid.",
+        "If it should be paid after all: `keyctl x402 allow DOMAIN`, or take it from `denied_domains`.",
+    ),
+    Reason.FROZEN: Explanation(
+        "All payments are frozen.",
+        "When the cause is understood, an administrator runs `keyctl x402 unfreeze`.",
+    ),
+    Reason.HOST_QUARANTINED: Explanation(
+        "This host took payments several times in a row without delivering or proving settlement.",
+        "`keyctl x402 payments --domain DOMAIN` shows them; `keyctl x402 reset DOMAIN` lets it be paid again.",
+    ),
+    Reason.COOL_DOWN: Explanation(
+        "The server refused the payment for this very request a moment ago.",
+        "Wait ten seconds before trying again; the same authorization is then sent once more.",
+    ),
     Reason.INTENT_OPEN_TERMS_CHANGED: Explanation(
         "This request was already paid for and the outcome is open, but the server now asks for other terms.",
         "Wait until the first payment has expired (`keyctl ledger tail` shows valid_before), then try again. "
@@ -96,6 +127,38 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.BUDGET_DAILY: Explanation(
         "The payment would exceed today's budget.",
         "Wait until the next UTC day, or raise `daily_budget_usd` in keyd.toml. `keyctl x402 policy` shows what was spent.",
+    ),
+    Reason.BUDGET_DOMAIN: Explanation(
+        "The payment would exceed what this domain may be paid in a day.",
+        "Wait until the next UTC day, or `keyctl x402 budget USD --domain DOMAIN`.",
+    ),
+    Reason.BUDGET_CALLER: Explanation(
+        "The payment would exceed what this caller may spend in a day.",
+        "Wait until the next UTC day, or `keyctl x402 budget USD --caller CALLER`.",
+    ),
+    Reason.BUDGET_CALLER_DOMAIN: Explanation(
+        "The payment would exceed what this caller may spend at this domain in a day.",
+        "Wait until the next UTC day, or `keyctl x402 budget USD --caller CALLER --domain DOMAIN`.",
+    ),
+    Reason.RATE_LIMIT: Explanation(
+        "More payments in a minute than `payments_per_minute` allows.",
+        "Try again in a minute; if this is normal use, raise `payments_per_minute`.",
+    ),
+    Reason.PIN_PAY_TO: Explanation(
+        "The host wants to be paid to another address than when it was first paid.",
+        "If the change is genuine, `keyctl x402 approve ID` pays once and pins the new address.",
+    ),
+    Reason.PIN_ASSET: Explanation(
+        "The host wants to be paid in another token or on another network than when it was first paid.",
+        "If the change is genuine, `keyctl x402 approve ID` pays once and pins the new token.",
+    ),
+    Reason.PIN_PRICE: Explanation(
+        "The price of this request rose above the band around its first price.",
+        "If the price is right, `keyctl x402 approve ID` pays once and pins the new price.",
+    ),
+    Reason.APPROVAL_REQUIRED: Explanation(
+        "This payment needs a person's approval: it is above the threshold, or the first to this host.",
+        "`keyctl x402 pending` shows it; after `keyctl x402 approve ID` the program's next try goes through.",
     ),
     Reason.WALLET_MISSING: Explanation(
         "There is no wallet with the label that should pay.",
@@ -150,6 +213,10 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
         "The recipient is not a sound address: zero, the token itself, our own wallet, or a bad checksum.",
         "Nothing to do here: report it to the seller.",
     ),
+    Reason.PAY_TO_NOT_ALLOWED: Explanation(
+        "The recipient is not among those that [x402.pay_to] lists for this domain.",
+        "If the seller's address changed, correct the list in keyd.toml.",
+    ),
     Reason.TIMEOUT_INVALID: Explanation(
         "maxTimeoutSeconds is zero, negative or not an integer.",
         "Nothing to do here: report it to the seller.",
@@ -177,6 +244,14 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.WALLET_EXISTS: Explanation(
         "A wallet with this label exists already, and is never overwritten.",
         "Choose another label; `keyctl wallet list` shows those in use.",
+    ),
+    Reason.PROPOSAL_UNKNOWN: Explanation(
+        "Nothing with this id is waiting for approval: it was decided, it expired, or it never was.",
+        "`keyctl x402 pending` lists what is waiting.",
+    ),
+    Reason.POLICY_LIMIT: Explanation(
+        "The change goes beyond the limits that the base configuration sets.",
+        "Choose a value within [x402.limits], or change keyd.toml.",
     ),
     Reason.INTERNAL: Explanation(
         "keyd met a fault of its own and did not pay.",

@@ -7,6 +7,7 @@ its kernel credentials are held against them.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
 from keyd import api, intent
+from keyd.admin import Admin
 from keyd.api import Endpoint
 from keyd.keystore import WalletExists, WalletInfo, parse_private_key
 from keyd.money import format_token_amount, format_usd
@@ -26,7 +28,7 @@ from keyd.policy import Deny
 from keyd.reasons import Reason
 from keyd.service import Authorized, Service
 from keyd.strangers import Strangers
-from ledger.entry import Entry
+from keyd.views import Views, ledger_entry
 from ledger.errors import LedgerError
 from ledger.verify import verify
 
@@ -35,6 +37,7 @@ BODY_TIMEOUT_S: Final = 10.0
 MAX_ENTRIES: Final = 1000
 """Entries in one answer; a longer tail is asked for in pieces."""
 
+_DAY: Final = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _PEER: Final = web.RequestKey("peer", Peer)
 
 log = structlog.get_logger("keyd.server")
@@ -54,9 +57,16 @@ class Server:
     """The aiohttp application around a `Service`."""
 
     def __init__(
-        self, service: Service, roles: Roles, clock: Callable[[], int], strangers: Strangers
+        self,
+        service: Service,
+        admin: Admin,
+        roles: Roles,
+        clock: Callable[[], int],
+        strangers: Strangers,
     ) -> None:
         self.service = service
+        self.admin = admin
+        self.views = Views(service.ledger, service.policies)
         self._roles = roles
         self._clock = clock
         self._strangers = strangers
@@ -123,7 +133,7 @@ class Server:
             document = from_json(body, allow_inf_nan=False)
             if isinstance(document, dict) and "offers" not in document and "domain" in document:
                 flat = api.FlatSignRequest.model_validate(document)
-                return intent.from_flat(flat, self.service.policy.assets, self._clock() // 1_000_000)
+                return intent.from_flat(flat, self.service.policies.base.assets, self._clock() // 1_000_000)
             return intent.from_request(api.SignRequest.model_validate(document))
         except ValueError as error:
             raise Refused(Reason.REQUEST_MALFORMED, _first_mistake(error), 400) from None
@@ -136,7 +146,7 @@ class Server:
         return _json(api.OutcomeReply.model_validate({"payment_id": report.payment_id, "state": state}))
 
     async def _open_payments(self, request: web.Request) -> web.Response:
-        return _json(self.service.open_payments(_number(request, "after", default=0)))
+        return _json(self.views.open_payments(_number(request, "after", default=0)))
 
     async def _evidence(self, request: web.Request) -> web.Response:
         evidence = await _parse(request, api.ChainEvidence)
@@ -146,7 +156,10 @@ class Server:
         return _json(api.OutcomeReply.model_validate({"payment_id": evidence.payment_id, "state": state}))
 
     async def _policy(self, request: web.Request) -> web.Response:
-        return _json(self.service.view_policy(self._clock()))
+        label = self.service.default_wallet
+        wallet = self.service.open_wallet(label)
+        address = None if isinstance(wallet, Deny) else wallet.address
+        return _json(self.views.policy(self._clock(), wallet=address, default_wallet=label))
 
     async def _health(self, request: web.Request) -> web.Response:
         problems = self.service.problems()
@@ -159,6 +172,55 @@ class Server:
                 problems=problems,
             )
         )
+
+    async def _spend(self, request: web.Request) -> web.Response:
+        by = request.query.get("by", api.SpendBy.DOMAIN)
+        today = self.views.today(self._clock())
+        since = request.query.get("since", today)
+        if by not in api.SpendBy or re.fullmatch(_DAY, since, re.ASCII) is None:
+            words = f"by is one of {', '.join(api.SpendBy)}; since is a day like 2026-11-21"
+            raise Refused(Reason.REQUEST_MALFORMED, words, 400)
+        return _json(self.views.spend(api.SpendBy(by), since))
+
+    async def _payments(self, request: web.Request) -> web.Response:
+        state, domain = request.query.get("state"), request.query.get("domain")
+        limit = _number(request, "limit", default=50)
+        return _json(self.views.payments(state=state, domain=domain, limit=limit))
+
+    async def _payment(self, request: web.Request) -> web.Response:
+        payment_id = request.match_info["id"]
+        story = self.views.story(payment_id)
+        if story is None:
+            raise Refused(Reason.PAYMENT_UNKNOWN, f"payment {payment_id[:64]!r}", 404)
+        return _json(story)
+
+    # -- changes of policy --------------------------------------------------------------------------------
+
+    async def _policy_change(self, request: web.Request) -> web.Response:
+        peer = _peer(request)
+        patch = await _parse(request, api.PolicyPatch)
+        return _answer_or_refuse(await self.admin.change(peer, self._roles.of(peer), patch))
+
+    async def _policy_reset(self, request: web.Request) -> web.Response:
+        message = await _parse(request, api.PolicyReset)
+        return _json(await self.admin.reset(_peer(request), message.domain))
+
+    async def _approve(self, request: web.Request) -> web.Response:
+        decided = await self.admin.decide(_peer(request), request.match_info["id"], approve=True)
+        return _answer_or_refuse(decided)
+
+    async def _reject(self, request: web.Request) -> web.Response:
+        decided = await self.admin.decide(_peer(request), request.match_info["id"], approve=False)
+        return _answer_or_refuse(decided)
+
+    async def _freeze(self, request: web.Request) -> web.Response:
+        message = await _parse(request, api.Freeze)
+        await self.admin.freeze(_peer(request), message.reason)
+        return _json(self.views.frozen())
+
+    async def _unfreeze(self, request: web.Request) -> web.Response:
+        await self.admin.unfreeze(_peer(request))
+        return _json(self.views.frozen())
 
     # -- wallets ------------------------------------------------------------------------------------------
 
@@ -208,7 +270,7 @@ class Server:
         entries = self.service.ledger.entries(
             limit=min(limit, MAX_ENTRIES), after=None if after < 0 else after
         )
-        return _json(api.LedgerEntries(entries=[_ledger_entry(entry) for entry in entries]))
+        return _json(api.LedgerEntries(entries=[ledger_entry(entry) for entry in entries]))
 
     async def _ledger_head(self, request: web.Request) -> web.Response:
         head = self.service.ledger.head()
@@ -294,15 +356,11 @@ def _sign_reply(authorized: Authorized, now_s: int) -> api.SignReply:
     )
 
 
-def _ledger_entry(entry: Entry) -> api.LedgerEntry:
-    return api.LedgerEntry(
-        seq=entry.seq,
-        ts=entry.ts,
-        type=entry.type,
-        actor=entry.actor,
-        data=dict(entry.data),
-        hash=entry.hash.hex(),
-    )
+def _answer_or_refuse(result: BaseModel | Deny) -> web.Response:
+    if isinstance(result, Deny):
+        status = {Reason.REQUEST_MALFORMED: 400, Reason.PROPOSAL_UNKNOWN: 404}.get(result.reason, 403)
+        raise Refused(result.reason, result.detail, status)
+    return _json(result)
 
 
 def _json(message: BaseModel) -> web.Response:

@@ -1,4 +1,4 @@
-"""The whole life of a decision. Read `authorize_payment` from top to bottom.
+"""The life of a payment. Read `authorize_payment` from top to bottom: it is the whole decision.
 
 Everything that decides runs inside one ledger transaction, on the projection of what was recorded before:
 there is no budget in memory that could differ from the record, and parallel requests decide one after the
@@ -10,26 +10,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any
 
-from keyd import api, eip3009, evidence, payments
-from keyd.assets import Asset
+from keyd import api, eip3009, evidence, payments, records, standing
 from keyd.eip3009 import Authorization
 from keyd.evidence import Signed
 from keyd.intent import Intent
 from keyd.keystore import Keystore, Payer, WalletMissing, WalletUnreadable
-from keyd.money import format_usd
 from keyd.offers import Offer
+from keyd.payments import Payment
 from keyd.peer import Peer
-from keyd.policy import Deny, Policy, admit, decide, same_terms
+from keyd.policies import Policies
+from keyd.policy import Allow, Deny, Policy, Standing, admit, decide, same_terms
 from keyd.reasons import Reason
-from ledger.entry import Entry
 from ledger.log import Ledger
 from ledger.transaction import Transaction
-
-MAX_OPEN: Final = 500
-"""Payments in one answer to a reconciler; it asks again for the rest."""
-_BUDGET_REASONS = frozenset({Reason.BUDGET_DAILY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +58,23 @@ class Service:
         *,
         ledger: Ledger,
         wallets: Keystore,
-        policy: Policy,
+        policies: Policies,
         default_wallet: str,
         entropy: Callable[[int], bytes],
+        proof_sources: int = 1,
     ) -> None:
         self.ledger = ledger
         self.wallets = wallets
-        self.policy = policy
+        self.policies = policies
         self.default_wallet = default_wallet
         self._entropy = entropy
+        self._proof_sources = proof_sources
+
+    # -- asked to pay -------------------------------------------------------------------------------------
 
     async def authorize_payment(self, peer: Peer, intent: Intent) -> Authorized | Deny:
         """The decision on one 402. Raises LedgerError if it cannot be recorded; then nothing was signed."""
-        payer = self._open_wallet(intent.wallet_id or self.default_wallet)
+        payer = self.open_wallet(intent.wallet_id or self.default_wallet)
         payment = await self._transact(lambda tx: self._decide_and_record(tx, peer, intent, payer))
         if isinstance(payment, Deny):
             return payment
@@ -86,25 +85,27 @@ class Service:
     def _decide_and_record(
         self, tx: Transaction, peer: Peer, intent: Intent, payer: Payer | Deny
     ) -> Recorded | Deny:
-        now_s = tx.now // 1_000_000
+        now_s, day = tx.now // 1_000_000, payments.budget_day(tx.db, tx.now)
+        policy = self.policies.governing(tx.db)
+        record = standing.load(tx.db, intent, policy, now_s=now_s, day=day)
         earlier = payments.latest_of(tx.db, intent.intent_key)
-        is_open = earlier is not None and earlier.is_open(now_s)
-        question = intent.record() | {"repeat_of": earlier.payment_id if earlier and is_open else None}
-        attempt = tx.append("x402.payment.attempt", str(peer), question)
-        if denial := admit(intent, self.policy):
-            return _reject(tx, peer, intent, attempt, denial)
+        repeated = earlier if earlier is not None and earlier.is_open(now_s) else None
+        attempt = tx.append("x402.payment.attempt", str(peer), records.attempt(intent, repeated))
+
+        if denial := admit(intent, policy, record):
+            return records.reject(tx, peer, intent, attempt, denial)
         if isinstance(payer, Deny):
-            return _reject(tx, peer, intent, attempt, payer)
-        if earlier is not None and is_open:
-            repeat = self._repeat(intent, payer, earlier)
-            return _reject(tx, peer, intent, attempt, repeat) if isinstance(repeat, Deny) else repeat
+            return records.reject(tx, peer, intent, attempt, payer)
+        if repeated is not None:
+            repeat = _repeat(tx, intent, policy, payer, repeated, now_s)
+            return records.reject(tx, peer, intent, attempt, repeat) if isinstance(repeat, Deny) else repeat
         if earlier is not None and earlier.is_unresolved(now_s):
             detail = f"payment {earlier.payment_id} expired a moment ago; its outcome is not certain yet"
-            return _reject(tx, peer, intent, attempt, Deny(Reason.INTENT_UNRESOLVED, detail))
-        day = payments.budget_day(tx.db, tx.now)
-        decision = decide(intent, self.policy, payer=payer.address, spent=payments.spent_on(tx.db, day))
+            return records.reject(tx, peer, intent, attempt, Deny(Reason.INTENT_UNRESOLVED, detail))
+        decision = decide(intent, policy, payer=payer.address, standing=record)
         if isinstance(decision, Deny):
-            return _reject(tx, peer, intent, attempt, decision)
+            return records.reject(tx, peer, intent, attempt, decision)
+
         authorization = eip3009.authorize(
             payer=payer.address,
             pay_to=decision.offer.pay_to,
@@ -114,28 +115,24 @@ class Service:
             now_s=now_s,
         )
         payment_id = self._entropy(16).hex()
-        data = _signed_entry(payment_id, intent, attempt, payer.label, decision.offer, authorization, day)
+        data = records.signed(
+            payment_id, intent, attempt, payer.label, decision.offer, authorization, now_s, day
+        )
+        data |= records.signed_facts(intent, decision, record)
+        data |= self._shadow(tx, intent, payer, record)
         tx.append("x402.payment.signed", str(peer), data)
         return Recorded(payment_id, decision.offer, authorization, payer, repeat=False)
 
-    def _repeat(self, intent: Intent, payer: Payer, earlier: payments.Payment) -> Recorded | Deny:
-        """The same authorization again: deterministic signing gives the same bytes, so it cannot cost twice."""
-        offer = same_terms(
-            intent,
-            self.policy,
-            earlier.authorization.from_,
-            network=earlier.network,
-            asset=earlier.asset,
-            pay_to=earlier.authorization.to,
-            amount=earlier.amount,
-        )
-        if offer is None:
-            detail = f"payment {earlier.payment_id} is open until {earlier.authorization.valid_before}"
-            return Deny(Reason.INTENT_OPEN_TERMS_CHANGED, detail)
-        if payer.address != earlier.authorization.from_:
-            detail = f"payment {earlier.payment_id} is open and was made by {earlier.authorization.from_}"
-            return Deny(Reason.INTENT_OPEN_TERMS_CHANGED, detail)
-        return Recorded(earlier.payment_id, offer, earlier.authorization, payer, repeat=True)
+    def _shadow(self, tx: Transaction, intent: Intent, payer: Payer, record: Standing) -> dict[str, Any]:
+        """With `enforce = false`: what the overrides would have refused, for the record."""
+        if self.policies.enforce:
+            return {}
+        stricter = decide(intent, self.policies.in_force(tx.db), payer=payer.address, standing=record)
+        if isinstance(stricter, Allow):
+            return {}
+        return {"would_refuse": {"code": stricter.reason.value, "detail": stricter.detail}}
+
+    # -- told what became of it ---------------------------------------------------------------------------
 
     async def record_outcome(self, peer: Peer, report: api.OutcomeReport) -> str | Deny:
         """Records what became of a payment and returns its state. Never frees budget. Raises LedgerError."""
@@ -147,24 +144,11 @@ class Service:
             return Deny(Reason.PAYMENT_UNKNOWN, f"payment {report.payment_id}")
         signed = Signed(payment.authorization.from_, payment.network, payment.amount)
         found = evidence.weigh(signed, report)
-        data = {
-            "delivered": found.delivered,
-            "http_status": report.http_status,
-            "notes": list(found.notes),
-            "payment_id": payment.payment_id,
-            "transaction": found.transaction,
-        }
+        data = records.outcome(payment, report, found)
+        if payment.state == "signed":  # its first outcome; later ones say nothing new about the host
+            data |= records.trouble_facts(tx.db, payment.domain, found)
         tx.append(f"x402.payment.{found.state}", str(peer), data)
-        after = payments.by_id(tx.db, report.payment_id)
-        return found.state if after is None else after.state
-
-    def open_payments(self, after: int) -> api.OpenPayments:
-        """What a reconciler has to ask the chain about: every payment whose end is not proven."""
-        rows = self.ledger.read(lambda db: payments.unproven(db, after, MAX_OPEN))
-        return api.OpenPayments(
-            payments=[_open_payment(payment) for payment in rows],
-            next=rows[-1].signed_seq if len(rows) == MAX_OPEN else None,
-        )
+        return _state_of(tx, payment)
 
     async def record_evidence(self, peer: Peer, found: api.ChainEvidence) -> str | Deny:
         """Settles or releases a payment on proof from the chain. The only way budget ever comes back."""
@@ -174,68 +158,46 @@ class Service:
         payment = payments.by_id(tx.db, found.payment_id)
         if payment is None:
             return Deny(Reason.PAYMENT_UNKNOWN, f"payment {found.payment_id}")
-        state = evidence.prove(payment.authorization.valid_before, found, now_s=tx.now // 1_000_000)
-        if state is None or payment.state in ("settled", "released"):
+        state = evidence.prove(
+            payment.authorization.valid_before,
+            found,
+            now_s=tx.now // 1_000_000,
+            enough_sources=found.sources >= self._proof_sources,
+        )
+        if state is None or (payment.proven and payment.state == state):
             return payment.state
-        data = {
-            "payment_id": payment.payment_id,
-            "proof": found.model_dump(mode="json", exclude={"payment_id", "transaction"}),
-            "transaction": found.transaction,
-        }
-        tx.append(f"x402.payment.{state}", str(peer), data)
-        return state
+        if payment.proven and payment.state == "settled":  # an RPC server that now says otherwise is wrong
+            return payment.state
+        tx.append(f"x402.payment.{state}", str(peer), records.proven(tx.db, payment, found, state))
+        return _state_of(tx, payment)
+
+    # -- everything else ----------------------------------------------------------------------------------
 
     async def record_stranger(self, peer: Peer, what: str, suppressed: int) -> None:
         """Somebody without the right role spoke to the socket."""
         data = {"pid": peer.pid, "request": what, "suppressed": suppressed, "uid": peer.uid}
         await self._transact(lambda tx: tx.append("keyd.peer.refused", str(peer), data))
 
-    async def record(self, peer: str, event: str, data: dict[str, object]) -> None:
+    async def record(self, actor: str, event: str, data: dict[str, object]) -> None:
         """An event that decides nothing: a wallet was made, keyd started."""
-        await self._transact(lambda tx: tx.append(event, peer, data))
-
-    def view_policy(self, now_us: int) -> api.PolicyView:
-        """What is in force and what was spent today."""
-        day, spent, by_domain = self.ledger.read(
-            lambda db: (
-                day := payments.budget_day(db, now_us),
-                payments.spent_on(db, day),
-                payments.spent_by_domain(db, day),
-            )
-        )
-        policy = self.policy
-        wallet = self._open_wallet(self.default_wallet)
-        return api.PolicyView(
-            enabled=policy.enabled,
-            allowed_domains=[str(pattern) for pattern in policy.allowed_domains],
-            networks=sorted(policy.networks),
-            assets=sorted(str(asset) for asset in payable_assets(policy)),
-            max_payment=format_usd(policy.max_payment),
-            daily_budget=format_usd(policy.daily_budget),
-            spent_today=format_usd(spent),
-            left_today=format_usd(max(0, policy.daily_budget - spent)),
-            day=day,
-            by_domain=[
-                api.DomainSpend(domain=domain, usd=format_usd(usd), calls=calls)
-                for domain, usd, calls in by_domain
-            ],
-            wallet=None if isinstance(wallet, Deny) else wallet.address,
-            default_wallet_label=self.default_wallet,
-        )
+        await self._transact(lambda tx: tx.append(event, actor, data))
 
     def problems(self) -> list[str]:
         """Why no payment can be made now, in words; empty if one could."""
+        policy, frozen = self.ledger.read(lambda db: (self.policies.governing(db), standing.is_frozen(db)))
         found = []
-        if not self.policy.enabled:
+        if not policy.enabled:
             found.append("payments are switched off ([x402] enable)")
-        if not self.policy.allowed_domains:
+        if frozen:
+            found.append("payments are frozen (`keyctl x402 unfreeze`)")
+        if not policy.allowed_domains:
             found.append("no domain may be paid ([x402] allowed_domains is empty)")
-        wallet = self._open_wallet(self.default_wallet)
+        wallet = self.open_wallet(self.default_wallet)
         if isinstance(wallet, Deny):
             found.append(f"{wallet.detail}: {wallet.reason.explanation.summary}")
         return found
 
-    def _open_wallet(self, label: str) -> Payer | Deny:
+    def open_wallet(self, label: str) -> Payer | Deny:
         try:
             return self.wallets.open(label)
         except WalletMissing:
@@ -247,66 +209,30 @@ class Service:
         return await asyncio.wrap_future(self.ledger.transact(step))
 
 
-def payable_assets(policy: Policy) -> list[Asset]:
-    """Tokens that an offer could be paid in under this policy."""
-    return [a for a in policy.assets.on(policy.networks) if a.method == "eip3009"]
-
-
-def _open_payment(payment: payments.Payment) -> api.OpenPayment:
-    return api.OpenPayment(
-        payment_id=payment.payment_id,
-        state=payment.state,
-        network=payment.network,
-        asset=payment.asset,
-        payer=payment.authorization.from_,
-        pay_to=payment.authorization.to,
-        amount=str(payment.amount),
-        nonce="0x" + payment.authorization.nonce.hex(),
-        signed_at=payment.authorization.valid_after + eip3009.CLOCK_SKEW_S,
-        valid_before=payment.authorization.valid_before,
+def _repeat(
+    tx: Transaction, intent: Intent, policy: Policy, payer: Payer, earlier: Payment, now_s: int
+) -> Recorded | Deny:
+    """The same authorization again: deterministic signing gives the same bytes, so it cannot cost twice."""
+    if payments.cools_down(tx.db, earlier, now_s):
+        return Deny(Reason.COOL_DOWN, f"payment {earlier.payment_id} was refused by the server a moment ago")
+    offer = same_terms(
+        intent,
+        policy,
+        earlier.authorization.from_,
+        network=earlier.network,
+        asset=earlier.asset,
+        pay_to=earlier.authorization.to,
+        amount=earlier.amount,
     )
+    if offer is None:
+        detail = f"payment {earlier.payment_id} is open until {earlier.authorization.valid_before}"
+        return Deny(Reason.INTENT_OPEN_TERMS_CHANGED, detail)
+    if payer.address != earlier.authorization.from_:
+        detail = f"payment {earlier.payment_id} is open and was made by {earlier.authorization.from_}"
+        return Deny(Reason.INTENT_OPEN_TERMS_CHANGED, detail)
+    return Recorded(earlier.payment_id, offer, earlier.authorization, payer, repeat=True)
 
 
-def _signed_entry(
-    payment_id: str,
-    intent: Intent,
-    attempt: Entry,
-    wallet: str,
-    offer: Offer,
-    authorization: Authorization,
-    day: str,
-) -> dict[str, object]:
-    """The record of an authorization. The signature is not in it (a bearer instrument), its digest is."""
-    return {
-        "amount": str(offer.amount),
-        "asset": offer.asset.address,
-        "asset_symbol": offer.asset.symbol,
-        "attempt": attempt.seq,
-        "authorization": authorization.as_json(),
-        "caller": intent.caller,
-        "day": day,
-        "digest": eip3009.digest(authorization, offer.asset).hex(),
-        "domain": intent.domain,
-        "intent_key": intent.intent_key,
-        "network": offer.asset.network,
-        "payment_id": payment_id,
-        "signed_at": authorization.valid_after + eip3009.CLOCK_SKEW_S,
-        "usd_micros": offer.usd_micros,
-        "valid_before": authorization.valid_before,
-        "wallet": wallet,
-    }
-
-
-def _reject(tx: Transaction, peer: Peer, intent: Intent, attempt: Entry, denial: Deny) -> Deny:
-    """Refusals are recorded, too: an auditor sees what was asked for and why it was not paid."""
-    data = {
-        "attempt": attempt.seq,
-        "caller": intent.caller,
-        "code": denial.reason.value,
-        "detail": denial.detail,
-        "domain": intent.domain,
-    }
-    if denial.reason in _BUDGET_REASONS:
-        tx.append("x402.budget.exceeded", str(peer), data)
-    tx.append("x402.payment.rejected", str(peer), data)
-    return denial
+def _state_of(tx: Transaction, payment: Payment) -> str:
+    after = payments.by_id(tx.db, payment.payment_id)
+    return payment.state if after is None else after.state

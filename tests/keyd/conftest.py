@@ -11,14 +11,18 @@ from typing import Any
 import pytest
 
 from keyd import api
+from keyd.admin import Admin
 from keyd.assets import DEFAULT_ASSETS, AssetTable
 from keyd.domains import DomainPattern
 from keyd.intent import Intent, from_request
 from keyd.keystore import Keystore, parse_private_key
+from keyd.overrides import Limits
 from keyd.peer import Peer
+from keyd.policies import Policies
 from keyd.policy import Deny, Policy
 from keyd.secret import Secret
 from keyd.service import Authorized, Service
+from keyd.views import Views
 from ledger.entry import Entry
 from ledger.log import Ledger
 
@@ -103,6 +107,8 @@ class Rig:
     clock: Clock
     wallets: Keystore
     path: Path
+    admin: Admin
+    views: Views
 
     async def pay(self, *offers: dict[str, Any], what: int = 0, **members: Any) -> Authorized | Deny:
         return await self.service.authorize_payment(EGRESS, intent(*offers, what=what, **members))
@@ -127,24 +133,37 @@ class Rig:
         return [e for e in self.ledger.entries(limit=1_000_000) if kind in (None, e.type)]
 
     def policy(self, **changes: Any) -> None:
-        self.service.policy = replace(self.service.policy, **changes)
+        self.service.policies.base = replace(self.service.policies.base, **changes)
+
+    def view(self) -> api.PolicyView:
+        return self.views.policy(self.clock(), wallet=None, default_wallet="default")
 
 
 @pytest.fixture
 def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
     ledgers: list[Ledger] = []
 
-    def make(policy: Policy = POLICY, clock: Clock | None = None, entropy: Entropy | None = None) -> Rig:
+    def make(
+        policy: Policy = POLICY,
+        clock: Clock | None = None,
+        entropy: Entropy | None = None,
+        limits: Limits | None = None,
+        *,
+        enforce: bool = True,
+    ) -> Rig:
         clock, entropy = clock or Clock(), entropy or Entropy()
         ledger = Ledger.open(tmp_path / "ledger.sqlite3", clock=clock)
         ledgers.append(ledger)
         wallets = Keystore(tmp_path / "wallets", Secret(bytes(32)), entropy)
         if not any(info.label == "default" for info in wallets.list()):
             wallets.store("default", parse_private_key(DEV_KEY), 0)
+        policies = Policies(policy, limits=limits, enforce=enforce)
         service = Service(
-            ledger=ledger, wallets=wallets, policy=policy, default_wallet="default", entropy=entropy
+            ledger=ledger, wallets=wallets, policies=policies, default_wallet="default", entropy=entropy
         )
-        return Rig(service, ledger, clock, wallets, tmp_path)
+        overrides = tmp_path / "overrides.toml"
+        admin = Admin(ledger=ledger, policies=policies, overrides_file=overrides, entropy=entropy)
+        return Rig(service, ledger, clock, wallets, tmp_path, admin, Views(ledger, policies))
 
     yield make
     for ledger in ledgers:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyd import policy
-from keyd.policy import Allow, Deny, decide
+from keyd.policy import Allow, Deny, Spent, Standing, decide
 from keyd.reasons import Reason
 from tests.keyd.conftest import PAYER, POLICY, intent, offer
 
@@ -35,7 +35,7 @@ def test_the_checks_of_an_offer_run_in_the_order_that_ranks_refusals(stage: int)
     members: dict[str, Any] = {}
     for fault, _ in reversed(FAULTS[stage:]):
         members |= fault | ({"extra": members.get("extra", {}) | fault["extra"]} if "extra" in fault else {})
-    decision = decide(intent(offer(**members)), POLICY, payer=PAYER, spent=0)
+    decision = decide(intent(offer(**members)), POLICY, payer=PAYER, standing=Standing())
     assert isinstance(decision, Deny)
     assert decision.reason is FAULTS[stage][1]
     assert policy._STAGE[decision.reason] == stage
@@ -43,7 +43,7 @@ def test_the_checks_of_an_offer_run_in_the_order_that_ranks_refusals(stage: int)
 
 def test_the_reason_is_that_of_the_offer_that_came_furthest() -> None:
     offers = [offer(scheme="upto"), offer(payTo="x"), offer(network="eip155:1")]
-    decision = decide(intent(*offers), POLICY, payer=PAYER, spent=0)
+    decision = decide(intent(*offers), POLICY, payer=PAYER, standing=Standing())
     assert isinstance(decision, Deny)
     assert decision.reason is Reason.PAY_TO_INVALID
 
@@ -58,7 +58,12 @@ def test_what_is_allowed_is_the_cheapest_and_within_cap_and_budget(
     prices: list[int], spent: int, cap: int, budget: int
 ) -> None:
     rules = dataclasses.replace(POLICY, max_payment=cap, daily_budget=budget)
-    decision = decide(intent(*[offer(str(p)) for p in prices]), rules, payer=PAYER, spent=spent)
+    decision = decide(
+        intent(*[offer(str(p)) for p in prices]),
+        rules,
+        payer=PAYER,
+        standing=Standing(spent=Spent(total=spent)),
+    )
     fits = min(prices) <= cap and spent + min(prices) <= budget
     assert isinstance(decision, Allow) == fits
     if isinstance(decision, Allow):

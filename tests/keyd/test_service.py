@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -30,7 +29,7 @@ async def test_an_acceptable_offer_is_recorded_and_signed(rig: Rig) -> None:
     attempt, signed = rig.entries()
     assert (attempt.type, signed.type) == ("x402.payment.attempt", "x402.payment.signed")
     assert signed.data["authorization"] == payment.authorization.as_json()
-    assert rig.service.view_policy(rig.clock()).spent_today == "0.001"
+    assert rig.view().spent_today == "0.001"
 
 
 async def test_no_signature_is_in_the_ledger_nor_in_a_repr(rig: Rig) -> None:
@@ -78,7 +77,7 @@ async def test_while_the_outcome_is_open_a_repeat_gets_the_same_bytes(
     assert again.payment.authorization == first.payment.authorization
     assert again.payment.repeat
     assert len(rig.entries("x402.payment.signed")) == 1
-    assert rig.service.view_policy(rig.clock()).spent_today == "0.001"
+    assert rig.view().spent_today == "0.001"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +90,7 @@ async def test_a_delivered_answer_completes_the_intent_and_the_next_is_a_new_pur
     await rig.report(first, **facts)
     second = await rig.paid()
     assert second.payment.authorization.nonce != first.payment.authorization.nonce
-    assert rig.service.view_policy(rig.clock()).spent_today == "0.002"
+    assert rig.view().spent_today == "0.002"
 
 
 async def test_a_repeat_with_other_terms_is_refused_while_the_first_is_open(rig: Rig) -> None:
@@ -115,7 +114,7 @@ async def test_an_expired_intent_waits_for_late_blocks_before_it_is_bought_again
     rig.clock.advance(SETTLE_MARGIN_S)
     second = await rig.paid()
     assert second.payment.authorization.nonce != first.payment.authorization.nonce
-    assert rig.service.view_policy(rig.clock()).spent_today == "0.002"  # the first may have been settled
+    assert rig.view().spent_today == "0.002"  # the first may have been settled
 
 
 async def test_parallel_repeats_share_one_authorization(rig: Rig) -> None:
@@ -187,7 +186,7 @@ async def test_a_restart_forgets_nothing(make_rig: Callable[..., Rig]) -> None:
     before.policy(daily_budget=1500)
     first = await before.paid()
     before.ledger.close()
-    after = make_rig(policy=replace(before.service.policy), clock=before.clock)
+    after = make_rig(policy=before.service.policies.base, clock=before.clock)
     assert (await after.paid()).signature == first.signature
     assert (await after.refused(what=1)).reason is Reason.BUDGET_DAILY
 
@@ -210,7 +209,7 @@ async def test_a_forged_receipt_is_noted_and_frees_nothing(rig: Rig, settlement:
     first = await rig.paid()
     assert await rig.report(first, http_status=200, settlement=settlement) == "unknown"
     assert rig.entries("x402.payment.unknown")[0].data["notes"]
-    assert rig.service.view_policy(rig.clock()).spent_today == "0.001"
+    assert rig.view().spent_today == "0.001"
 
 
 async def test_a_v1_receipt_names_the_network_in_its_own_way(rig: Rig) -> None:
@@ -293,42 +292,72 @@ async def test_budget_comes_back_only_on_proof_after_the_authorization_is_dead(r
     rig.clock.advance(dead_at + 1 - now_s)
     stale = proof(first, used=False, at=dead_at)
     assert await rig.service.record_evidence(EGRESS, stale) == "signed"  # our clock is new, the block is not
-    assert rig.service.view_policy(rig.clock()).spent_today == "0.001"
+    assert rig.view().spent_today == "0.001"
     assert await rig.service.record_evidence(EGRESS, early) == "released"
-    assert rig.service.view_policy(rig.clock()).spent_today == "0.00"
+    assert rig.view().spent_today == "0.00"
     assert await rig.service.record_evidence(EGRESS, early) == "released"
-    assert rig.service.view_policy(rig.clock()).spent_today == "0.00"  # and only once
+    assert rig.view().spent_today == "0.00"  # and only once
     assert rig.entries("x402.payment.released")[0].data["proof"]["block_number"] == 7
 
 
 async def test_the_chain_can_settle_what_nobody_reported(rig: Rig) -> None:
     first = await rig.paid()
     await rig.report(first, http_status=502)
-    assert [p.state for p in rig.service.open_payments(0).payments] == ["unknown"]
+    assert [p.state for p in rig.views.open_payments(0).payments] == ["unknown"]
     transaction = "0x" + "ef" * 32
     used = proof(first, used=True, at=1, transaction=transaction)
     assert await rig.service.record_evidence(EGRESS, used) == "settled"
     assert rig.entries("x402.payment.settled")[0].data["transaction"] == transaction
-    assert rig.service.open_payments(0).payments == []
-    assert rig.service.view_policy(rig.clock()).spent_today == "0.001"
+    assert rig.views.open_payments(0).payments == []
+    assert rig.view().spent_today == "0.001"
 
 
-async def test_evidence_never_reverses_what_was_proven(rig: Rig) -> None:
+async def test_what_the_chain_proved_settled_is_never_released(rig: Rig) -> None:
     first = await rig.paid()
-    await rig.report(first, http_status=200, settlement=SETTLED)
+    used = proof(first, used=True, at=1)
+    assert await rig.service.record_evidence(EGRESS, used) == "settled"
     rig.clock.advance(10_000)
     never = proof(first, used=False, at=rig.clock.now_us // 1_000_000)
     assert await rig.service.record_evidence(EGRESS, never) == "settled"
     assert rig.entries("x402.payment.released") == []
+    assert rig.view().spent_today == "0.001"
+
+
+async def test_a_receipt_that_the_chain_refutes_does_not_keep_the_budget_spent(rig: Rig) -> None:
+    first = await rig.paid()
+    assert await rig.report(first, http_status=200, settlement=SETTLED) == "settled"
+    assert [p.state for p in rig.views.open_payments(0).payments] == ["settled"]  # only the seller said so
+    rig.clock.advance(10_000)
+    never = proof(first, used=False, at=rig.clock.now_us // 1_000_000)
+    assert await rig.service.record_evidence(EGRESS, never) == "released"
+    assert rig.view().spent_today == "0.00"
+
+
+async def test_a_false_release_is_spent_again_when_the_chain_shows_it_was_used(rig: Rig) -> None:
+    first = await rig.paid()
+    rig.clock.advance(10_000)
+    lie = proof(first, used=False, at=rig.clock.now_us // 1_000_000)
+    assert await rig.service.record_evidence(EGRESS, lie) == "released"
+    assert await rig.service.record_evidence(EGRESS, proof(first, used=True, at=1)) == "settled"
+    assert rig.view().spent_today == "0.001"
+
+
+async def test_a_release_takes_as_many_sources_as_the_administrator_wants(rig: Rig) -> None:
+    rig.service._proof_sources = 2
+    first = await rig.paid()
+    rig.clock.advance(10_000)
+    at = rig.clock.now_us // 1_000_000
+    assert await rig.service.record_evidence(EGRESS, proof(first, used=False, at=at, sources=1)) == "signed"
+    assert await rig.service.record_evidence(EGRESS, proof(first, used=False, at=at, sources=2)) == "released"
 
 
 async def test_open_payments_are_told_in_pieces(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keyd.service.MAX_OPEN", 2)
+    monkeypatch.setattr("keyd.views.MAX_OPEN", 2)
     for n in range(3):
         await rig.paid(what=n)
-    first = rig.service.open_payments(0)
+    first = rig.views.open_payments(0)
     assert first.next is not None
-    second = rig.service.open_payments(first.next)
+    second = rig.views.open_payments(first.next)
     assert len(first.payments) == 2
     assert len(second.payments) == 1
     assert second.next is None

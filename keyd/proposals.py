@@ -1,0 +1,79 @@
+"""What waits for a person: payments that policy holds, and changes that an agent may only propose.
+
+Times in Unix seconds. Nothing here reserves budget: a held payment costs nothing until it is signed.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any, Final
+
+from keyd import api, facts
+from keyd.facts import Fact, Kind
+from keyd.intent import Intent
+from keyd.offers import Offer
+from keyd.policy import Deny, approval_id
+
+PENDING_S: Final = 24 * 3600
+"""A question nobody answered in a day has lost its context."""
+APPROVAL_S: Final = 3600
+"""An approval is for the program's next try, not for some day."""
+MAX_PENDING: Final = 200
+"""Hostile pages can make an agent ask again and again; a person reads no more than this anyway."""
+
+
+def held_payment(
+    db: sqlite3.Connection, intent: Intent, denial: Deny, offer: Offer, by: str, now_s: int
+) -> tuple[str, list[Fact]]:
+    """The id under which a person may approve `offer`, and the facts to record: none if it is waiting already."""
+    key = approval_id(intent, offer)
+    pending = facts.every(db, Kind.PENDING)
+    known = pending.get(key)
+    if known is not None and now_s <= known["expires_at"]:
+        return key, []
+    changes = expired(db, now_s)
+    if len(pending) - len(changes) >= MAX_PENDING:
+        return key, []
+    value = _entry("payment", denial.detail, by, now_s) | {"code": denial.reason.value}
+    return key, [*(c for c in changes if c["key"] != key), facts.put(Kind.PENDING, key, value)]
+
+
+def proposed_change(
+    proposal_id: str, patch: api.PolicyPatch, words: list[str], by: str, now_s: int
+) -> tuple[api.Proposal, Fact]:
+    """A change that an agent asks for."""
+    value = _entry("policy", "; ".join(words), by, now_s)
+    value["patch"] = patch.model_dump(mode="json", exclude_defaults=True)
+    return view(proposal_id, value), facts.put(Kind.PENDING, proposal_id, value)
+
+
+def find(db: sqlite3.Connection, proposal_id: str, now_s: int) -> dict[str, Any] | None:
+    """What waits under this id; None if nothing does, or not any more."""
+    value: dict[str, Any] | None = facts.get(db, Kind.PENDING, proposal_id)
+    return None if value is None or now_s > value["expires_at"] else value
+
+
+def waiting(db: sqlite3.Connection, now_s: int) -> list[api.Proposal]:
+    """Everything that waits, the oldest first."""
+    found = [view(key, value) for key, value in facts.every(db, Kind.PENDING).items()]
+    return sorted((p for p in found if now_s <= p.expires_at), key=lambda p: (p.created_at, p.id))
+
+
+def expired(db: sqlite3.Connection, now_s: int) -> list[Fact]:
+    """Facts that clear away what nobody answered and approvals that nobody used."""
+    pending, approvals = facts.every(db, Kind.PENDING), facts.every(db, Kind.APPROVAL)
+    return [
+        *(facts.put(Kind.PENDING, key, None) for key, v in pending.items() if now_s > v["expires_at"]),
+        *(facts.put(Kind.APPROVAL, key, None) for key, until in approvals.items() if now_s > until),
+    ]
+
+
+def view(proposal_id: str, value: dict[str, Any]) -> api.Proposal:
+    return api.Proposal.model_validate(
+        {"id": proposal_id} | {name: v for name, v in value.items() if name != "patch"}
+    )
+
+
+def _entry(kind: str, summary: str, by: str, now_s: int) -> dict[str, Any]:
+    expires_at = now_s + PENDING_S
+    return {"by": by, "created_at": now_s, "expires_at": expires_at, "kind": kind, "summary": summary[:500]}

@@ -1,0 +1,129 @@
+"""What the ledger keeps of a payment's life: the data of each entry, and the facts that it changes.
+
+Signatures and payment headers are bearer instruments and never in here; the EIP-712 digest is.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Any, Final
+
+from keyd import api, eip3009, facts, proposals
+from keyd.eip3009 import Authorization
+from keyd.evidence import Evidence
+from keyd.facts import Kind
+from keyd.intent import Intent
+from keyd.offers import Offer
+from keyd.payments import Payment
+from keyd.peer import Peer
+from keyd.policy import Allow, Deny, Standing
+from keyd.reasons import Reason
+from ledger.entry import Entry
+from ledger.transaction import Transaction
+
+type Data = dict[str, Any]
+
+_BUDGETS: Final = frozenset(
+    {Reason.BUDGET_DAILY, Reason.BUDGET_DOMAIN, Reason.BUDGET_CALLER, Reason.BUDGET_CALLER_DOMAIN}
+)
+
+
+def attempt(intent: Intent, repeated: Payment | None) -> Data:
+    """`x402.payment.attempt`: what was asked for, enough to judge it again under another policy."""
+    return intent.record() | {"repeat_of": None if repeated is None else repeated.payment_id}
+
+
+def signed(
+    payment_id: str,
+    intent: Intent,
+    asked: Entry,
+    wallet: str,
+    offer: Offer,
+    authorization: Authorization,
+    now_s: int,
+    day: str,
+) -> Data:
+    """`x402.payment.signed`: written before the signature is made."""
+    return {
+        "amount": str(offer.amount),
+        "asset": offer.asset.address,
+        "asset_symbol": offer.asset.symbol,
+        "attempt": asked.seq,
+        "authorization": authorization.as_json(),
+        "caller": intent.caller,
+        "day": day,
+        "digest": eip3009.digest(authorization, offer.asset).hex(),
+        "domain": intent.domain,
+        "intent_key": intent.intent_key,
+        "network": offer.asset.network,
+        "payment_id": payment_id,
+        "signed_at": now_s,
+        "usd_micros": offer.usd_micros,
+        "valid_before": authorization.valid_before,
+        "wallet": wallet,
+    }
+
+
+def signed_facts(intent: Intent, decision: Allow, standing: Standing) -> Data:
+    """Pins what is paid for the first time, or what a person approved; an approval is used up."""
+    offer, changes = decision.offer, []
+    if standing.pin is None or decision.approval is not None:
+        pin = {"asset": offer.asset.address, "network": offer.asset.network, "pay_to": offer.pay_to}
+        changes.append(facts.put(Kind.PIN, intent.domain, pin))
+    if intent.path and (standing.pinned_price is None or decision.approval is not None):
+        key = facts.price_key(intent.domain, intent.method, intent.path)
+        changes.append(facts.put(Kind.PRICE, key, offer.usd_micros))
+    if decision.approval is not None:
+        changes.append(facts.put(Kind.APPROVAL, decision.approval, None))
+    return {"facts": changes} if changes else {}
+
+
+def reject(tx: Transaction, peer: Peer, intent: Intent, asked: Entry, denial: Deny) -> Deny:
+    """`x402.payment.rejected`, with the question to a person if the payment is held."""
+    data = {
+        "attempt": asked.seq,
+        "caller": intent.caller,
+        "code": denial.reason.value,
+        "detail": denial.detail,
+        "domain": intent.domain,
+    }
+    if denial.reason in _BUDGETS:
+        tx.append("x402.budget.exceeded", str(peer), data)
+    if denial.ask is not None:
+        now_s = tx.now // 1_000_000
+        key, changes = proposals.held_payment(tx.db, intent, denial, denial.ask, str(peer), now_s)
+        data |= {"approval": key} | ({"facts": changes} if changes else {})
+        denial = Deny(denial.reason, f"{denial.detail} (approval id {key})")
+    tx.append("x402.payment.rejected", str(peer), data)
+    return denial
+
+
+def outcome(payment: Payment, report: api.OutcomeReport, found: Evidence) -> Data:
+    """`x402.payment.settled|refused|unknown` on egress's report."""
+    return {
+        "delivered": found.delivered,
+        "http_status": report.http_status,
+        "notes": list(found.notes),
+        "payment_id": payment.payment_id,
+        "transaction": found.transaction,
+    }
+
+
+def proven(db: sqlite3.Connection, payment: Payment, found: api.ChainEvidence, state: str) -> Data:
+    """`x402.payment.settled|released` on proof from the chain."""
+    data: Data = {
+        "payment_id": payment.payment_id,
+        "proof": found.model_dump(mode="json", exclude={"payment_id", "transaction"}),
+        "transaction": found.transaction,
+    }
+    if state == "settled" and payment.delivered and facts.get(db, Kind.TROUBLE, payment.domain) is not None:
+        data["facts"] = [facts.put(Kind.TROUBLE, payment.domain, None)]
+    return data
+
+
+def trouble_facts(db: sqlite3.Connection, domain: str, found: Evidence) -> Data:
+    """Counts payments in a row that were not delivered or not proven; one good one ends the row."""
+    before = facts.get(db, Kind.TROUBLE, domain)
+    if not (found.delivered and found.state == "settled"):
+        return {"facts": [facts.put(Kind.TROUBLE, domain, (before or 0) + 1)]}
+    return {} if before is None else {"facts": [facts.put(Kind.TROUBLE, domain, None)]}

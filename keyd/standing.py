@@ -1,0 +1,49 @@
+"""Reads from the ledger's projection what the decision has to know about an intent's host, caller and day."""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import Final
+
+from keyd import facts, payments
+from keyd.facts import Kind
+from keyd.intent import Intent
+from keyd.policy import Pin, Policy, Spent, Standing
+
+RATE_WINDOW_S: Final = 60
+
+
+def load(db: sqlite3.Connection, intent: Intent, policy: Policy, *, now_s: int, day: str) -> Standing:
+    """The standing of `intent` at `now_s` on budget day `day`, inside the transaction that will decide on it."""
+    pin = facts.get(db, Kind.PIN, intent.domain)
+    trouble = facts.get(db, Kind.TROUBLE, intent.domain) or 0
+    approvals = facts.every(db, Kind.APPROVAL)
+    return Standing(
+        spent=_spent(db, intent, day),
+        last_minute=payments.signed_since(db, now_s - RATE_WINDOW_S),
+        frozen=is_frozen(db),
+        quarantined=policy.quarantine_after is not None and trouble >= policy.quarantine_after,
+        pin=None if pin is None else Pin(pin["network"], pin["asset"], pin["pay_to"]),
+        pinned_price=_pinned_price(db, intent),
+        approved=frozenset(key for key, until in approvals.items() if now_s <= until),
+    )
+
+
+def is_frozen(db: sqlite3.Connection) -> bool:
+    return facts.get(db, Kind.FROZEN, "") is not None
+
+
+def _spent(db: sqlite3.Connection, intent: Intent, day: str) -> Spent:
+    return Spent(
+        total=payments.spent_on(db, day),
+        domain=payments.spent_on(db, day, domain=intent.domain),
+        caller=payments.spent_on(db, day, caller=intent.caller),
+        caller_and_domain=payments.spent_on(db, day, domain=intent.domain, caller=intent.caller),
+    )
+
+
+def _pinned_price(db: sqlite3.Connection, intent: Intent) -> int | None:
+    if not intent.path:  # osmoda's flat form names no request, so there is nothing to pin a price to
+        return None
+    price: int | None = facts.get(db, Kind.PRICE, facts.price_key(intent.domain, intent.method, intent.path))
+    return price
