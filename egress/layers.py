@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+from mitmproxy import tcp
 from mitmproxy.addons import next_layer
+from mitmproxy.connection import Client
 from mitmproxy.net.tls import starts_like_tls_record
 from mitmproxy.proxy import events, layer
 from mitmproxy.proxy.context import Context
@@ -36,6 +38,8 @@ class PayNextLayer(next_layer.NextLayer):
 
     def __init__(self, intercept: Callable[[Origin], bool]) -> None:
         self._intercept = intercept
+        self.tunnels: set[str] = set()
+        """Ids of the application connections whose bytes pass through unread."""
 
     def next_layer(self, nextlayer: layer.NextLayer) -> None:
         super().next_layer(nextlayer)
@@ -49,12 +53,25 @@ class PayNextLayer(next_layer.NextLayer):
         """Whether the connection inside a CONNECT is to be tunnelled untouched (mitmproxy's ignore_hosts)."""
         if context.server.address is None or context.client.tls_established:
             return False  # the connection to egress itself, or the inside of one that is intercepted
+        tunnel = self._is_tunnel(context, data_client, data_server)
+        if tunnel:
+            self.tunnels.add(context.client.id)
+        return tunnel
+
+    def _is_tunnel(self, context: Context, data_client: bytes, data_server: bytes) -> bool:
         secure, plain = self._may_intercept("https", context), self._may_intercept("http", context)
         if not (secure or plain) or data_server:  # a server that speaks first speaks neither TLS nor HTTP
             return True
         if len(data_client) < 3:
             raise next_layer.NeedsMoreData
         return not (secure if starts_like_tls_record(data_client) else plain)
+
+    def tcp_start(self, flow: tcp.TCPFlow) -> None:
+        """An upgraded connection, a WebSocket for example."""
+        self.tunnels.add(flow.client_conn.id)
+
+    def client_disconnected(self, client: Client) -> None:
+        self.tunnels.discard(client.id)
 
     def _may_intercept(self, scheme: Literal["http", "https"], context: Context) -> bool:
         assert context.server.address is not None

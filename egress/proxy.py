@@ -75,6 +75,7 @@ class Egress:
         self.policy = PayablePolicy(self.keyd)
         self._payer = Payer(self.keyd)
         self._x402 = X402Addon(self._payer, enabled=settings.pays, max_request_body=settings.max_request_body)
+        self._layers = PayNextLayer(self._may_intercept)
         self._proxyserver = proxyserver.Proxyserver()  # type: ignore[no-untyped-call]
         self._master = self._make_master()
         self._draining: asyncio.Task[None] | None = None
@@ -138,10 +139,9 @@ class Egress:
             for writer in writers
         )
 
-    @staticmethod
-    def _is_active_tunnel(handler: ProxyConnectionHandler) -> bool:
-        tunnelled = len(handler.transports) > 1
-        return tunnelled and time.time() - handler.timeout_watchdog.last_activity < _TUNNEL_QUIET_S
+    def _is_active_tunnel(self, handler: ProxyConnectionHandler) -> bool:
+        quiet = time.time() - handler.timeout_watchdog.last_activity
+        return handler.client.id in self._layers.tunnels and quiet < _TUNNEL_QUIET_S
 
     def _make_master(self) -> Master:
         settings = self.settings
@@ -156,7 +156,7 @@ class Egress:
         master.addons.add(  # type: ignore[no-untyped-call]
             core.Core(),
             self._proxyserver,
-            PayNextLayer(self._may_intercept),
+            self._layers,
             tlsconfig.TlsConfig(),
             guard,
             self._x402,

@@ -1,0 +1,57 @@
+"""egress subclasses private parts of mitmproxy. This test notices when an update has changed them."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from importlib.metadata import version
+from typing import Any
+
+import pytest
+from mitmproxy import certs, master
+from mitmproxy.addons import errorcheck, next_layer, proxyserver, tlsconfig
+from mitmproxy.proxy import layer, server
+from mitmproxy.proxy.layers import http, tcp
+from mitmproxy.proxy.layers.http import _http1, _http2
+
+RELIED_ON: dict[str, tuple[Callable[..., Any] | type, str]] = {
+    "egress/paystream.py (states, check_killed, flow_done)": (http.HttpStream, "baaac4f7cdb3"),
+    "egress/paystream.py, egress/layers.py (streams, connections, reuse)": (http.HttpLayer, "8da4a8a48e63"),
+    "egress/http1.py (Http1Client and Http1Server are created here)": (http.HttpClient, "8401d422afda"),
+    "egress/http1.py (read_body, send, mark_done)": (_http1.Http1Connection, "c0675638b075"),
+    "egress/http1.py (read_headers towards servers)": (_http1.Http1Client, "706b7a68f280"),
+    "egress/http1.py (read_headers towards applications)": (_http1.Http1Server, "cc8428d0bb6f"),
+    "egress/http2.py, egress/paystream.py (stream ids)": (_http2.Http2Client, "a113056f7d2b"),
+    "egress/layers.py (choice of layers)": (next_layer.NextLayer, "f1d53b3127c3"),
+    "egress/paystream.py (blocking hooks, queued events)": (layer.Layer, "e98dedd896fb"),
+    "egress/guard.py (hook and connect in one task), egress/proxy.py": (
+        server.ConnectionHandler,
+        "f7209a1273f3",
+    ),
+    "egress/proxy.py (start, stop, listen_addrs)": (proxyserver.Proxyserver, "274ee0764207"),
+    "egress/proxy.py (run)": (master.Master, "e466d3e6ff59"),
+    "egress/proxy.py (startup errors)": (errorcheck.ErrorCheck, "bc0b8e23f833"),
+    "egress/origin.py (SNI is what is verified)": (tlsconfig.TlsConfig.tls_start_server, "2e2dc9c25670"),
+    "egress/trust.py (names of the files)": (certs.CertStore.from_store, "202a158d9075"),
+    "egress/addon.py (tcp_message, messages)": (tcp.TCPLayer, "5e842b94cd44"),
+}
+
+
+def digest(part: Callable[..., Any] | type) -> str:
+    return hashlib.sha256(inspect.getsource(part).encode()).hexdigest()[:12]
+
+
+@pytest.mark.parametrize("user", RELIED_ON)
+def test_the_private_parts_of_mitmproxy_are_those_that_were_read(user: str) -> None:
+    part, expected = RELIED_ON[user]
+    assert digest(part) == expected, (
+        f"mitmproxy {version('mitmproxy')} has another {part.__module__}.{part.__qualname__} than 12.2.3. "
+        f"Read it against {user}, run tests/egress, then write {digest(part)!r} here."
+    )
+
+
+def test_the_classes_that_egress_replaces_are_looked_up_by_name() -> None:
+    for name in ("Http1Client", "Http1Server", "Http2Client"):
+        creators = inspect.getsource(http.HttpClient) + inspect.getsource(http.HttpLayer)
+        assert f"{name}(" in creators, f"mitmproxy no longer creates {name} by its name in layers.http"
