@@ -27,7 +27,8 @@ check: dev ## formatting, lint, strict types, import rules, generated documents
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/mypy
-	@$(VENV)/bin/lint-imports
+	@$(VENV)/bin/lint-imports --no-logo
+	@$(PYTHON) -m tools.gen_docs --check
 
 dev: $(VENV)/dev.stamp ## the development environment alone, in .venv
 

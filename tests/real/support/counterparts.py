@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +63,7 @@ def python(protocol: str) -> Path:
 
 
 def chain_program(folder: Path) -> Program:
-    command = [python("v2"), SCRIPTS / "chain.py", "--npm", CACHE / "npm"]
+    command: list[str | Path] = [python("v2"), SCRIPTS / "chain.py", "--npm", CACHE / "npm"]
     return Program("chain", command, folder / "chain.log")
 
 
@@ -76,7 +75,7 @@ def read_chain(ready: dict[str, Any], file: Path) -> Chain:
 
 
 def facilitator_program(chain: Chain, folder: Path) -> Program:
-    command = [python("v2"), SCRIPTS / "facilitator.py", "--chain", chain.file]
+    command: list[str | Path] = [python("v2"), SCRIPTS / "facilitator.py", "--chain", chain.file]
     return Program("facilitator", command, folder / "facilitator.log")
 
 
@@ -119,5 +118,5 @@ def ask_facilitator(url: str, payload: dict[str, Any], requirements: dict[str, A
 
 def seller_program(pay_to: str, folder: Path) -> Program:
     """The demo's seller: no chain, many requests a second."""
-    command: Sequence[str | Path] = [sys.executable, "-m", "demo.seller", "--pay-to", pay_to]
+    command = [sys.executable, "-m", "demo.seller", "--pay-to", pay_to]
     return Program("seller", command, folder / "seller.log")
