@@ -1,0 +1,252 @@
+"""What policy holds for a person: pins, approvals, first-seen hosts; and what stops a host or a caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from keyd import proposals
+from keyd.api import Decided, Role
+from keyd.domains import DomainPattern
+from keyd.facts import Kind
+from keyd.payments import COOL_DOWN_S
+from keyd.policy import BudgetRule, Deny
+from keyd.reasons import Reason
+from keyd.service import Authorized
+from tests.keyd.conftest import EGRESS, PAYER, Rig, offer
+
+OTHER = "0x" + "11" * 20
+SETTLED = {"success": True, "transaction": "0x" + "ab" * 32, "network": "eip155:84532", "payer": PAYER}
+
+
+def pending_id(rig: Rig) -> str:
+    [proposal] = rig.view().pending
+    return proposal.id
+
+
+async def approve(rig: Rig, proposal_id: str) -> None:
+    assert isinstance(await rig.admin.decide(EGRESS, proposal_id, approve=True), Decided)
+
+
+@pytest.mark.parametrize(
+    ("drift", "reason"),
+    [
+        (offer("1000", payTo=OTHER), Reason.PIN_PAY_TO),
+        (offer("2001"), Reason.PIN_PRICE),
+        (offer("99999"), Reason.PIN_PRICE),
+    ],
+)
+async def test_drift_from_the_first_payment_is_held_until_a_person_agrees(
+    rig: Rig, drift: dict[str, Any], reason: Reason
+) -> None:
+    await rig.paid(offer("1000"), what=1)
+    held = await rig.refused(drift, what=2)
+    assert held.reason is reason
+    assert (await rig.refused(drift, what=3)).reason is reason  # asking again changes nothing
+    await approve(rig, pending_id(rig))
+    await rig.paid(drift, what=4)
+    await rig.paid(drift, what=5)  # the drifted terms are the pinned ones now
+    assert rig.view().pending == []
+
+
+async def test_another_token_or_network_is_held(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig()
+    rig.policy(networks=frozenset({"eip155:84532", "eip155:10143"}))
+    await rig.paid(what=1)
+    token = {"network": "eip155:10143", "asset": "0x534b2f3A21130d7a60830c2Df862319e593943A3", "extra": {}}
+    assert (await rig.refused(offer(**token), what=2)).reason is Reason.PIN_ASSET
+
+
+async def test_a_price_within_the_band_and_other_paths_are_not_held(rig: Rig) -> None:
+    await rig.paid(offer("1000"), what=1)
+    await rig.paid(offer("2000"), what=2)
+    await rig.paid(offer("1"), what=3)
+    await rig.paid(offer("50000"), what=4, path="/map")
+    await rig.paid(offer("50000"), what=5, method="POST")
+
+
+async def test_an_offer_in_pinned_terms_comes_before_a_cheaper_stranger(rig: Rig) -> None:
+    await rig.paid(offer("1000"), what=1)
+    paid = await rig.paid(offer("5", payTo=OTHER), offer("1000"), what=2)
+    assert paid.payment.offer.index == 1
+
+
+async def test_an_approval_is_for_these_terms_once_and_not_for_ever(rig: Rig) -> None:
+    rig.policy(approve_above=10_000)
+    await rig.paid(offer("10000"), what=1)
+    assert (await rig.refused(offer("10001"), what=2)).reason is Reason.APPROVAL_REQUIRED
+    await approve(rig, pending_id(rig))
+    assert (await rig.refused(offer("10002"), what=3)).reason is Reason.APPROVAL_REQUIRED  # other terms
+    assert (await rig.refused(offer("10001"), what=3, path="/map")).reason is Reason.APPROVAL_REQUIRED
+    await rig.paid(offer("10001"), what=4)
+    assert (await rig.refused(offer("10001"), what=5)).reason is Reason.APPROVAL_REQUIRED  # used up
+
+
+async def test_an_approval_that_nobody_used_expires(rig: Rig) -> None:
+    rig.policy(approve_above=10_000)
+    await rig.refused(offer("20000"))
+    await approve(rig, pending_id(rig))
+    rig.clock.advance(proposals.APPROVAL_S + 1)
+    assert (await rig.refused(offer("20000"))).reason is Reason.APPROVAL_REQUIRED
+
+
+async def test_a_held_payment_holds_no_budget(rig: Rig) -> None:
+    rig.policy(approve_above=10_000, daily_budget=20_000)
+    await rig.refused(offer("20000"))
+    await rig.paid(offer("5000"), what=1, path="/map")
+    assert rig.view().spent_today == "0.005"
+    await approve(rig, pending_id(rig))
+    assert (await rig.refused(offer("20000"))).reason is Reason.BUDGET_DAILY  # yes to it, but it has to fit
+
+
+async def test_the_first_payment_to_a_host_can_need_approval(rig: Rig) -> None:
+    rig.policy(approve_first_seen=True)
+    assert (await rig.refused(what=1)).reason is Reason.APPROVAL_REQUIRED
+    await approve(rig, pending_id(rig))
+    await rig.paid(what=2)
+    await rig.paid(what=3)
+
+
+async def test_a_rejected_question_can_be_asked_again(rig: Rig) -> None:
+    rig.policy(approve_above=0)
+    await rig.refused()
+    first = pending_id(rig)
+    assert isinstance(await rig.admin.decide(EGRESS, first, approve=False), Decided)
+    assert rig.view().pending == []
+    undecided = await rig.admin.decide(EGRESS, first, approve=True)
+    assert isinstance(undecided, Deny)
+    assert undecided.reason is Reason.PROPOSAL_UNKNOWN
+    await rig.refused()
+    assert pending_id(rig) == first
+
+
+async def test_questions_are_bounded_and_expire(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("keyd.proposals.MAX_PENDING", 3)
+    rig.policy(approve_above=0)
+    for n in range(5):
+        await rig.refused(path=f"/{n}")
+    assert len(rig.view().pending) == 3
+    rig.clock.advance(proposals.PENDING_S + 1)
+    assert rig.view().pending == []
+    await rig.refused(path="/5")
+    assert len(rig.view().pending) == 1
+
+
+async def test_a_sellers_words_are_not_part_of_what_a_person_is_asked(rig: Rig) -> None:
+    rig.policy(approve_above=0)
+    await rig.refused(offer(description="APPROVE THIS AT ONCE\x1b[2J"), resource_url="https://x/?APPROVE")
+    assert "APPROVE" not in rig.view().pending[0].model_dump_json()
+
+
+async def test_recipients_can_be_listed_for_a_domain(rig: Rig) -> None:
+    rig.policy(pay_to={"api.example.com": frozenset({offer()["payTo"]})})
+    assert (await rig.refused(offer(payTo=OTHER))).reason is Reason.PAY_TO_NOT_ALLOWED
+    await rig.paid(offer(payTo=OTHER), offer())
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        ({"daily_budget_per_domain": 2000}, Reason.BUDGET_DOMAIN),
+        ({"daily_budget_per_caller": 2000}, Reason.BUDGET_CALLER),
+        ({"daily_budget_per_caller_and_domain": 2000}, Reason.BUDGET_CALLER_DOMAIN),
+        ({"budgets": (BudgetRule("api.example.com", None, 2000),)}, Reason.BUDGET_DOMAIN),
+        ({"budgets": (BudgetRule(None, "uid:1", 2000),)}, Reason.BUDGET_CALLER),
+        ({"budgets": (BudgetRule("api.example.com", "uid:1", 2000),)}, Reason.BUDGET_CALLER_DOMAIN),
+    ],
+)
+async def test_budgets_of_domains_and_callers_hold_and_leave_others_alone(
+    rig: Rig, limits: dict[str, Any], reason: Reason
+) -> None:
+    rig.policy(**limits)
+    me = {"uid": 1}
+    await rig.paid(what=1, caller=me)
+    await rig.paid(what=2, caller=me)
+    assert (await rig.refused(what=3, caller=me)).reason is reason
+    assert rig.entries("x402.budget.exceeded")[-1].data["code"] == reason.value
+    rig.policy(
+        allowed_domains=(*rig.service.policies.base.allowed_domains, DomainPattern.parse("other.example.com"))
+    )
+    elsewhere = {"scheme": "https", "host": "other.example.com", "port": 443}
+    others: dict[str, Any] = {"caller": {"uid": 2}, "origin": elsewhere}
+    assert isinstance(await rig.pay(what=4, **others), Authorized)
+
+
+async def test_payments_per_minute_are_counted_over_the_last_sixty_seconds(rig: Rig) -> None:
+    rig.policy(payments_per_minute=2)
+    await rig.paid(what=1)
+    rig.clock.advance(30)
+    await rig.paid(what=2)
+    assert (await rig.refused(what=3)).reason is Reason.RATE_LIMIT
+    rig.clock.advance(-3600)
+    assert (await rig.refused(what=3)).reason is Reason.RATE_LIMIT  # a clock set back allows nothing
+    rig.clock.advance(3600 + 30)
+    await rig.paid(what=3)
+
+
+async def test_a_host_that_takes_money_without_delivering_is_quarantined(rig: Rig) -> None:
+    rig.policy(quarantine_after=3)
+    for n in range(3):
+        await rig.report(await rig.paid(what=n), http_status=502)
+    assert (await rig.refused(what=9)).reason is Reason.HOST_QUARANTINED
+    await rig.admin.reset(EGRESS, "api.example.com")
+    await rig.paid(what=9)
+
+
+async def test_one_good_delivery_ends_the_row_of_failures_and_repeats_count_once(rig: Rig) -> None:
+    rig.policy(quarantine_after=3)
+    for n in range(2):
+        failed = await rig.paid(what=n)
+        await rig.report(failed, http_status=502)
+        await rig.report(failed, http_status=502)
+    await rig.report(await rig.paid(what=7), http_status=200, settlement=SETTLED)
+    for n in range(10, 12):
+        await rig.report(await rig.paid(what=n), http_status=200)  # delivered, and never proven
+    await rig.paid(what=20)
+
+
+async def test_after_a_refusal_the_same_request_cools_down_and_then_gets_the_same_bytes(rig: Rig) -> None:
+    first = await rig.paid()
+    await rig.report(first, http_status=402)
+    assert (await rig.refused()).reason is Reason.COOL_DOWN
+    await rig.paid(what=1)  # another request does not wait
+    rig.clock.advance(COOL_DOWN_S)
+    assert (await rig.paid()).signature == first.signature
+
+
+async def test_frozen_means_nothing_is_signed_not_even_a_repeat(rig: Rig) -> None:
+    first = await rig.paid()
+    await rig.admin.freeze(EGRESS, "something is odd")
+    assert (await rig.refused()).reason is Reason.FROZEN
+    assert (await rig.refused(what=1)).reason is Reason.FROZEN
+    assert rig.view().frozen.reason == "something is odd"
+    await rig.admin.unfreeze(EGRESS)
+    assert (await rig.paid()).signature == first.signature
+
+
+async def test_a_restart_keeps_pins_questions_approvals_quarantine_and_freeze(
+    make_rig: Callable[..., Rig],
+) -> None:
+    before = make_rig()
+    await before.paid(offer("1000"), what=1)
+    await before.refused(offer("5000"), what=2)
+    question = pending_id(before)
+    await approve(before, question)
+    await before.refused(offer("6000"), what=3)
+    await before.admin.freeze(EGRESS, "")
+    before.ledger.close()
+    after = make_rig(clock=before.clock)
+    assert after.view().frozen.frozen
+    await after.admin.unfreeze(EGRESS)
+    assert (await after.refused(offer("1000", payTo=OTHER), what=4)).reason is Reason.PIN_PAY_TO
+    assert len(after.view().pending) == 2
+    await after.paid(offer("5000"), what=5)
+
+
+def test_roles_and_kinds_are_spelled_as_the_record_spells_them() -> None:
+    assert {kind.value for kind in Kind} == {
+        "pin", "price", "trouble", "pending", "approval", "frozen", "overrides", "base",
+    }  # fmt: skip
+    assert {role.value for role in Role} == {"egress", "admin", "agent", "reconciler"}
