@@ -138,9 +138,8 @@ def _outcome(entry: Entry, state: State, tables: Tables) -> None:
             last_seq=entry.seq,
         )
     )
-    if (
-        proven and payment.state is State.RELEASED
-    ):  # the proof of the release was false: it is spent after all
+    if proven and payment.state is State.RELEASED:
+        # The proof of the release was false: without this the budget would have the money twice.
         tables.add_spend(payment.day, payment.domain, payment.caller, usd_micros=payment.usd_micros, calls=0)
 
 

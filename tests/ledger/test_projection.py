@@ -23,7 +23,8 @@ from hypothesis.stateful import (
 )
 
 from ledger import Entry, EntryRefused, Ledger, Transaction
-from ledger.projection import Payment, fold
+from ledger.projection import Payment, State, fold
+from ledger.schema import SqlTables
 from ledger.verify import verify
 
 WAIT_S = 20
@@ -166,6 +167,9 @@ PROOF = {"proof": {"chain": "eip155:84532", "block": 7}}
         (["settled proof", "refused"], "settled", 0, 1),
         (["released proof", "settled"], "released", 0, 1),
         (["released proof", "settled proof"], "settled", 0, 1),
+        # only a transfer, or that there can be none, is proof of anything
+        (["refused proof"], "refused", 0, 0),
+        (["settled proof", "unknown proof"], "settled", 0, 1),
     ],
 )
 def test_a_payment_becomes(
@@ -244,6 +248,20 @@ def test_the_story_of_a_payment_is_each_entry_about_it(ledger: Ledger, signed_da
         (f"{1:032x}", 3),
         (f"{1:032x}", 5),
         (f"{2:032x}", 2),
+    ]
+
+
+def test_a_payment_read_back_has_the_types_it_declares(ledger: Ledger, signed_data: Any) -> None:
+    payment_id = signed_data()["payment_id"]
+    append(ledger, SIGNED, signed_data())
+    append(ledger, "x402.payment.settled", {"payment_id": payment_id, "delivered": True} | PROOF)
+    payment = ledger.read(lambda db: SqlTables(db).payment(payment_id))
+    assert payment is not None
+    assert (payment.state, payment.delivered, payment.proven) == (State.SETTLED, True, True)
+    assert [type(value) for value in (payment.state, payment.delivered, payment.proven)] == [
+        State,
+        bool,
+        bool,
     ]
 
 
