@@ -150,10 +150,10 @@ class X402Addon:
 
     def error(self, flow: http.HTTPFlow) -> None:
         self.live.discard(flow.id)
-        payment = Exchange.of(flow).payment
-        if payment is not None:
-            # The application hung up first: it did not wait longer for the paid answer.
-            sent: Failure = "connection" if flow.client_conn.connected else "timeout"
+        exchange = Exchange.of(flow)
+        if (payment := exchange.payment) is not None:
+            # An application that hung up did not wait longer for the paid answer.
+            sent: Failure = "timeout" if exchange.hung_up else "connection"
             self._report(payment, failure=sent if payment.sent else "not_sent")
 
     def _report(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from mitmproxy import http
@@ -69,7 +69,9 @@ class Exchange:
     """X-402-Intent as the application sent it."""
     refusal: str | None = None
     """Reason code why a 402 of this request is not, or was not, paid."""
-    payment: Payment | None = field(default=None)
+    payment: Payment | None = None
+    hung_up: bool = False
+    """The application closed its connection or cancelled its stream before the answer was complete."""
 
     @property
     def payable(self) -> bool:

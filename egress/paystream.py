@@ -353,8 +353,10 @@ class PayStream(HttpStream):
                 yield from self._refuse_destination()
                 return
             event.stream_id = self.stream_id
-        elif self._alias is not None:
-            event.stream_id = self._alias
+        else:
+            self._exchange.hung_up = True
+            if self._alias is not None:
+                event.stream_id = self._alias
         yield from super().handle_protocol_error(event)
         yield from self._drop_alias()
 

@@ -45,7 +45,8 @@ async def test_a_strange_settlement_does_not_reach_our_header(world: World, sett
     assert "tx=" not in (answer.get("X-402-Egress") or "")
 
 
-async def test_a_stale_connection_gets_the_same_payment_once_more(world: World) -> None:
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+async def test_a_stale_connection_gets_the_same_payment_once_more(world: World, tls: bool) -> None:
     async def script(connection: Connection) -> None:
         if connection.number == 1:
             await connection.request()
@@ -55,7 +56,7 @@ async def test_a_stale_connection_gets_the_same_payment_once_more(world: World) 
         await connection.request()
         await connection.send(paid_answer())
 
-    async with world.serving(script) as upstream, world.app(upstream) as app:
+    async with world.serving(script, tls=tls) as upstream, world.app(upstream) as app:
         assert (await app.get()).body == b"content"
     assert upstream.connections == 2
     signatures = [request.get("PAYMENT-SIGNATURE") for request in upstream.requests]

@@ -68,9 +68,12 @@ async def test_a_402_that_can_be_read_is_paid_on_the_same_connection(world: Worl
 
 
 @pytest.mark.parametrize("form", PAYABLE_AND_CLOSED)
-async def test_a_402_that_ends_its_connection_is_paid_on_a_new_one(world: World, form: str) -> None:
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+async def test_a_402_that_ends_its_connection_is_paid_on_a_new_one(
+    world: World, form: str, tls: bool
+) -> None:
     script = selling(lambda _: paid_answer(), lambda _: PAYABLE_AND_CLOSED[form], close=True)
-    async with world.serving(script) as upstream, world.app(upstream) as app:
+    async with world.serving(script, tls=tls) as upstream, world.app(upstream) as app:
         assert (await app.get()).body == b"content"
     assert upstream.connections == 2
     assert len(world.keyd.requests) == 1

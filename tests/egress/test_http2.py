@@ -166,5 +166,27 @@ async def test_the_application_cancels_its_stream_while_the_payment_is_signed(wo
     assert [request.target for request in upstream.requests] == ["/cancelled", "/own"]
 
 
+async def test_the_application_cancels_its_paid_stream(world: World) -> None:
+    paid, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def script(stream: Stream) -> None:
+        if not stream.paid:
+            await seller(stream)
+            return
+        paid.set()
+        assert await stream.connection.resets.get() == stream.id
+        cancelled.set()
+
+    async with (
+        serving_http2(script, world.pki.server_for("h2")) as upstream,
+        http2_app(world, upstream) as app,
+    ):
+        request = await app.request("/a")
+        await paid.wait()
+        await app.reset(request)
+        await cancelled.wait()  # the server learns of it
+        assert (await world.keyd.outcomes.get()).failure == "timeout"
+
+
 def http2_app(world: World, upstream: Upstream) -> Http2App:
     return Http2App(App(world.egress.address, upstream, world.pki.client("h2")))

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from mitmproxy import http
 
+from egress import addon
 from tests.egress.conftest import RunEgress, World
 from tests.egress.support.client import App
 from tests.egress.support.keyd import FakeKeyd
@@ -85,6 +87,24 @@ async def test_a_402_that_does_not_wait_for_the_upload_is_paid_with_the_whole_bo
     assert upstream.requests[1].body == body
     assert upstream.connections == 2
     assert len(world.keyd.requests) == 1
+
+
+async def test_a_connection_with_unread_bytes_is_not_used_for_the_payment(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream_transport = addon._upstream_transport
+
+    def blocked(flow: http.HTTPFlow) -> asyncio.WriteTransport | None:
+        transport = upstream_transport(flow)
+        # How much a kernel takes before it lets bytes wait differs, so the test says that some wait.
+        monkeypatch.setattr(transport, "get_write_buffer_size", lambda: 1)
+        return transport
+
+    monkeypatch.setattr(addon, "_upstream_transport", blocked)
+    async with world.serving(SELLER) as upstream, world.app(upstream) as app:
+        await app.send(method="POST", body=b"question")
+        assert (await app.answer()).status == 200
+    assert upstream.connections == 2
 
 
 async def test_an_upload_that_never_ends_gets_its_402(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
