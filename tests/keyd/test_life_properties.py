@@ -153,9 +153,9 @@ class PaymentLife(RuleBasedStateMachine):
         )
         state = asyncio.run(self.service.record_evidence(EGRESS, found))
         assert (state == "released") <= (not payment.used)
-        payment.released = state == "released"
-        if payment.released:
+        if state == "released" and not payment.released:
             assert self.now() > payment.valid_before + RELEASE_MARGIN_S
+        payment.released = state == "released"
 
     @precondition(lambda self: self.signed)
     @rule(data=st.data())
