@@ -27,7 +27,7 @@ class Payer:
         origins: Sequence[str],
         private_key: str,
         upstream_ca: Path | None = None,
-        **x402: str,
+        **x402: object,
     ) -> None:
         """`origins` are the entries of allowed_domains; `x402` overrides settings of keyd's [x402]."""
         self.folder = folder
