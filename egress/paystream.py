@@ -106,6 +106,14 @@ class AbortUpstreamHook(commands.StartHook):  # type: ignore[no-untyped-call]
     flow: http.HTTPFlow
 
 
+class _Deadline(commands.RequestWakeup):
+    """A wakeup that knows which stream asked for it."""
+
+    def __init__(self, stream: PayStream, seconds: float) -> None:
+        super().__init__(seconds)
+        self.stream = stream
+
+
 class PayStream(HttpStream):
     """One request and its answer; a 402 may be paid once."""
 
@@ -116,7 +124,7 @@ class PayStream(HttpStream):
     _on_reused_connection = False
     _alias: int | None = None
     """Stream id of the paid request on a multiplexed upstream connection, where ours belongs to the first."""
-    _deadline: commands.RequestWakeup | None = None
+    _deadline: _Deadline | None = None
 
     @property
     def _exchange(self) -> Exchange:
@@ -124,12 +132,14 @@ class PayStream(HttpStream):
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, events.Wakeup):
-            yield from self._on_deadline(event)
+            yield from self._on_deadline(event.command)
         else:
             yield from super()._handle_event(event)
 
     def passthrough(self, event: events.Event) -> layer.CommandGenerator[None]:
-        if not isinstance(event, events.Wakeup):  # a deadline of the request that became a tunnel
+        """A tunnel. Of wakeups it hands on those of the layers inside it, and not its own late deadline."""
+        own = isinstance(event, events.Wakeup) and getattr(event.command, "stream", None) is self
+        if not own:
             yield from super().passthrough(event)
 
     # -- the answer begins ----------------------------------------------------------------------------------
@@ -188,14 +198,14 @@ class PayStream(HttpStream):
             yield from self.state_stream_response_body(ResponseData(self.stream_id, held))
 
     def _set_deadline(self, seconds: float) -> layer.CommandGenerator[None]:
-        self._deadline = commands.RequestWakeup(seconds)
+        self._deadline = _Deadline(self, seconds)
         yield self._deadline
 
-    def _on_deadline(self, event: events.Wakeup) -> layer.CommandGenerator[None]:
-        if event.command is not self._deadline:
+    def _on_deadline(self, deadline: commands.RequestWakeup) -> layer.CommandGenerator[None]:
+        if deadline is not self._deadline:
             return
         if self.server_state == self.state_hold_402:
-            if self._deadline.delay == 0:
+            if deadline.delay == 0:
                 yield from self._set_deadline(HOLD_LIMIT_S)
             else:
                 yield from self._release(Reason.TERMS_TIMEOUT)

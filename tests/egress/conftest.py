@@ -128,6 +128,12 @@ class World:
         self.egress._master.addons.add(_ClientGone(gone))
         return gone
 
+    async def all_gone(self) -> None:
+        """Return when egress has let go of all applications' connections."""
+        # mitmproxy announces the end of a connection before it has forgotten it, so there is no event to await.
+        for _ in iter(lambda: bool(self.egress._proxyserver.connections), False):
+            await asyncio.sleep(0)
+
 
 class _ClientGone:
     def __init__(self, gone: asyncio.Event) -> None:

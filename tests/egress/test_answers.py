@@ -128,8 +128,9 @@ async def test_a_402_that_is_too_large_streams_through_unpaid(world: World) -> N
     assert world.keyd.requests == []
 
 
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
 async def test_a_402_that_drips_is_passed_on_after_a_while(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, tls: bool
 ) -> None:
     monkeypatch.setattr("egress.paystream.HOLD_LIMIT_S", 0.05)
     more = asyncio.Event()
@@ -142,7 +143,7 @@ async def test_a_402_that_drips_is_passed_on_after_a_while(
         await more.wait()
         await connection.send(b"ip")
 
-    async with world.serving(script) as upstream, world.app(upstream) as app:
+    async with world.serving(script, tls=tls) as upstream, world.app(upstream) as app:
         await app.send()
         answer = await app.answer(head_only=True)
         assert answer.get("X-402-Egress") == "rejected; reason=terms_timeout"

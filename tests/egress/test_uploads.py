@@ -107,7 +107,10 @@ async def test_a_connection_with_unread_bytes_is_not_used_for_the_payment(
     assert upstream.connections == 2
 
 
-async def test_an_upload_that_never_ends_gets_its_402(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+async def test_an_upload_that_never_ends_gets_its_402(
+    world: World, monkeypatch: pytest.MonkeyPatch, tls: bool
+) -> None:
     monkeypatch.setattr("egress.paystream.UPLOAD_LIMIT_S", 0.05)
 
     async def script(connection: Connection) -> None:
@@ -115,7 +118,7 @@ async def test_an_upload_that_never_ends_gets_its_402(world: World, monkeypatch:
         await connection.send(payment_required())
         await connection.reader.read()
 
-    async with world.serving(script) as upstream, world.app(upstream) as app:
+    async with world.serving(script, tls=tls) as upstream, world.app(upstream) as app:
         await app.send(method="POST", body=b"3\r\nabc\r\n", Transfer_Encoding="chunked")
         answer = await app.answer()
     assert (answer.status, answer.get("X-402-Egress")) == (402, "rejected; reason=body_too_large")

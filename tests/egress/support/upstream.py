@@ -43,6 +43,10 @@ class Upstream:
     requests: list[Message] = field(default_factory=list)
     """All requests in order of arrival."""
     connections: int = 0
+    """Connections accepted so far."""
+    open: int = 0
+    """Connections whose script has not ended; `idle` is set while there are none."""
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
     failures: list[BaseException] = field(default_factory=list)
     close: Callable[[], None] = lambda: None
     """Stop listening; connections that are open live on."""
@@ -58,6 +62,8 @@ async def serving(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIte
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream.connections += 1
+        upstream.open += 1
+        upstream.idle.clear()
         try:
             await script(Connection(upstream.connections, reader, writer, upstream.requests))
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -66,6 +72,9 @@ async def serving(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIte
             upstream.failures.append(failure)
         finally:
             writer.close()
+            upstream.open -= 1
+            if not upstream.open:
+                upstream.idle.set()
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
     upstream.port = server.sockets[0].getsockname()[1]
