@@ -121,6 +121,10 @@ class SignRequest(Message):
     offers: Annotated[list[Any], Field(min_length=1, max_length=MAX_OFFERS)]
     resource_url: Text | None = None
     """`resource.url` as the seller stated it: recorded and compared, never what policy judges."""
+    max_spend: Annotated[str, StringConstraints(max_length=256)] | None = None
+    """The application's X-402-Max, as it was written (`keyd.applimits`)."""
+    prefer: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    """The application's X-402-Pay, as it was written."""
     wallet_id: Label | None = None
 
 

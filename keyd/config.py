@@ -22,13 +22,13 @@ __all__ = ["ConfigError", "Settings", "load"]
 
 def _usd(value: object) -> int:
     if not isinstance(value, str):
-        raise ValueError('write money as a string, like "1.00"')  # noqa: TRY004 - pydantic wants ValueError
+        raise ValueError('write money as a string, like "1.00"')
     return parse_usd(value)
 
 
 def _domain(value: object) -> DomainPattern:
     if not isinstance(value, str):
-        raise ValueError('write a domain as a string, like "api.example.com"')  # noqa: TRY004
+        raise ValueError('write a domain as a string, like "api.example.com"')
     return DomainPattern.parse(value)
 
 

@@ -27,7 +27,7 @@ def checksum_address(address: str) -> str:
 def parse_address(address: object) -> str:
     """An address from outside, in EIP-55 spelling. Raises ValueError; mixed case must carry the right checksum."""
     if not isinstance(address, str):
-        raise ValueError("not a string")  # noqa: TRY004 - one kind of error for all bad input
+        raise ValueError("not a string")
     checksummed = checksum_address(address)
     digits = address[2:]
     if digits not in (digits.lower(), digits.upper()) and address != checksummed:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from keyd import api
+from keyd.applimits import AppLimits
 from keyd.assets import V1_NETWORKS, AssetTable
 from keyd.money import parse_token_amount
 from keyd.offers import PaymentRequirements, Unpayable
@@ -35,6 +36,8 @@ class Intent:
     offers: tuple[PaymentRequirements | Unpayable, ...]
     resource_url: str | None
     wallet_id: str | None
+    limits: AppLimits | Unpayable = field(default_factory=AppLimits)
+    """What the application allows; Unpayable if it said something that cannot be read."""
 
     @property
     def domain(self) -> str:
@@ -75,6 +78,7 @@ def from_request(request: api.SignRequest) -> Intent:
         offers=tuple(_read(i, entry, request.x402_version) for i, entry in enumerate(request.offers)),
         resource_url=request.resource_url,
         wallet_id=request.wallet_id,
+        limits=_limits(request),
     )
 
 
@@ -117,6 +121,13 @@ def from_flat(request: api.FlatSignRequest, assets: AssetTable, now_s: int) -> I
         resource_url=None,
         wallet_id=request.wallet_id,
     )
+
+
+def _limits(request: api.SignRequest) -> AppLimits | Unpayable:
+    try:
+        return AppLimits.parse(request.max_spend, request.prefer)
+    except ValueError as error:
+        return Unpayable(Reason.APP_LIMIT_MALFORMED, str(error))
 
 
 def _read(index: int, entry: object, version: Any) -> PaymentRequirements | Unpayable:

@@ -40,7 +40,7 @@ class PaymentRequirements:
     def from_json(cls, index: int, entry: object, version: Literal[1, 2]) -> PaymentRequirements:
         """Raises ValueError in words if `entry` does not have the members that its version requires."""
         if not isinstance(entry, dict):
-            raise ValueError("not an object")  # noqa: TRY004 - one kind of error for all bad input
+            raise ValueError("not an object")
         amount_name = "maxAmountRequired" if version == 1 else "amount"
         network = _string(entry, "network")
         amount = entry.get(amount_name)
@@ -155,7 +155,7 @@ def _recipient(text: str, asset: Asset, payer: str) -> str:
 def _string(entry: Mapping[str, Any], member: str) -> str:
     value = entry.get(member)
     if not isinstance(value, str):
-        raise ValueError(f"{member} is {'missing' if value is None else 'not a string'}")  # noqa: TRY004
+        raise ValueError(f"{member} is {'missing' if value is None else 'not a string'}")
     return value
 
 
@@ -168,7 +168,7 @@ def _extra(value: object, version: int) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ValueError("extra is not an object")  # noqa: TRY004
+        raise ValueError("extra is not an object")
     return value
 
 

@@ -164,8 +164,11 @@ def cheapest(intent: Intent, policy: Policy, payer: str, pin: Pin | None = None)
     Offers in the terms that are pinned for the host come before all others: a new way to pay is nothing a
     program should take by itself while the old one is still there.
     """
+    if isinstance(intent.limits, Unpayable):
+        return Deny(intent.limits.reason, intent.limits.detail)
     payable, against = _sort(intent, policy, payer)
     if payable:
+        payable = intent.limits.preferred(payable)
         as_pinned = [offer for offer in payable if pin is not None and pin.holds(offer)]
         return min(as_pinned or payable, key=lambda offer: offer.usd_micros)
     # The offer that came furthest is the one a person can do something about.
@@ -261,6 +264,7 @@ _STAGE = {
             Reason.PAY_TO_INVALID,
             Reason.TIMEOUT_INVALID,
             Reason.PAY_TO_NOT_ALLOWED,
+            Reason.APP_LIMIT,
         ]
     )
 }
@@ -280,6 +284,15 @@ def _sort(intent: Intent, policy: Policy, payer: str) -> tuple[list[Offer], list
         elif recipients is not None and verdict.pay_to not in recipients:
             detail = f"{verdict.pay_to} is not a recipient listed for {intent.domain}"
             against.append(Unpayable(Reason.PAY_TO_NOT_ALLOWED, detail))
+        elif (excess := _beyond_app_cap(intent, verdict)) is not None:
+            against.append(Unpayable(Reason.APP_LIMIT, excess))
         else:
             payable.append(verdict)
     return payable, against
+
+
+def _beyond_app_cap(intent: Intent, offer: Offer) -> str | None:
+    limits = intent.limits
+    if isinstance(limits, Unpayable):
+        return limits.detail
+    return None if limits.cap is None else limits.cap.against(offer)

@@ -55,6 +55,8 @@ class Reason(StrEnum):
     PAY_TO_INVALID = "pay_to_invalid"
     PAY_TO_NOT_ALLOWED = "pay_to_not_allowed"
     TIMEOUT_INVALID = "timeout_invalid"
+    APP_LIMIT = "app_limit"
+    APP_LIMIT_MALFORMED = "app_limit_malformed"
     CAP_PER_PAYMENT = "cap_per_payment"
     # keyd: who asks, and how
     PEER_UNKNOWN = "peer_unknown"
@@ -75,6 +77,8 @@ class Reason(StrEnum):
     BODY_TOO_LARGE = "body_too_large"
     HOST_UNVERIFIED = "host_unverified"
     OWN_PAYMENT = "own_payment"
+    APP_DECLINED = "app_declined"
+    KEY_IN_HEADER = "key_in_header"
     ALREADY_PAID = "already_paid"
     UPSTREAM_LOST = "upstream_lost"
     CLIENT_GONE = "client_gone"
@@ -221,6 +225,14 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
         "maxTimeoutSeconds is zero, negative or not an integer.",
         "Nothing to do here: report it to the seller.",
     ),
+    Reason.APP_LIMIT: Explanation(
+        "The program itself set a lower limit for this request (X-402-Max).",
+        "If the price is right, raise or drop X-402-Max in the program's request.",
+    ),
+    Reason.APP_LIMIT_MALFORMED: Explanation(
+        "The program's X-402-Max or X-402-Pay cannot be read, so nothing is paid.",
+        "Write X-402-Max like `0.05`, `USDC:0.05` or `USDC@base:0.05`, and X-402-Pay like `USDC@base`.",
+    ),
     Reason.CAP_PER_PAYMENT: Explanation(
         "The cheapest acceptable offer costs more than a single payment may.",
         "If the price is right, raise `max_payment_usd` under [x402] in keyd.toml.",
@@ -292,6 +304,14 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.OWN_PAYMENT: Explanation(
         "The program sent a payment of its own, and the server refused it.",
         "egress stays out of payments that a program makes itself.",
+    ),
+    Reason.APP_DECLINED: Explanation(
+        "The program asked not to pay for this request (`X-402-Pay: none`).",
+        "Drop the header if the request should be paid.",
+    ),
+    Reason.KEY_IN_HEADER: Explanation(
+        "The program sent X-402-Key, which holds a raw private key. It was not forwarded, and nothing was paid.",
+        "Consider that key exposed. Import keys with `keyctl wallet import`; programs never need one.",
     ),
     Reason.ALREADY_PAID: Explanation(
         "The server answered 402 again after the payment was sent.",
