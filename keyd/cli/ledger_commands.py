@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import click
@@ -9,7 +10,7 @@ import click
 from keyd import api
 from keyd.cli.context import Invocation, invocation
 from keyd.cli.errors import CliError, report
-from keyd.cli.render import escaped, usd_of_micros
+from keyd.cli.render import entry_moment, escaped, usd_of_micros
 from keyd.client import KeydClient
 from ledger.errors import LedgerError
 from ledger.verify import verify as verify_file
@@ -64,17 +65,20 @@ def tail(run: Invocation, limit: int, as_json: bool) -> None:
 
 
 async def newest(keyd: KeydClient, limit: int) -> list[api.LedgerEntry]:
-    """The newest `limit` entries, page by page, oldest first. Entries written meanwhile are left out."""
+    """The newest `limit` entries, oldest first. Entries written meanwhile are left out."""
     head = (await keyd.ledger_head()).seq
-    entries: list[api.LedgerEntry] = []
-    after = max(0, head - limit)
+    return [entry async for entry in entries_between(keyd, max(0, head - limit), head)]
+
+
+async def entries_between(keyd: KeydClient, after: int, head: int) -> AsyncIterator[api.LedgerEntry]:
+    """The entries after number `after` up to number `head`, oldest first, asked for page by page."""
     while after < head:
         page = (await keyd.ledger_entries(limit=min(PAGE, head - after), after=after)).entries
         if not page or page[-1].seq <= after:
             raise CliError(f"keyd returned no entry after entry {after}, but its ledger has {head}")
-        entries += page
+        for entry in page:
+            yield entry
         after = page[-1].seq
-    return entries
 
 
 def entry_line(entry: api.LedgerEntry) -> str:
@@ -87,8 +91,7 @@ def entry_line(entry: api.LedgerEntry) -> str:
     amount = usd_of_micros(micros) if isinstance(micros, int) else ""
     code = data.get("code")
     cells = (about, amount, code if isinstance(code, str) else "")
-    when = entry.ts[:19].replace("T", " ")
-    return escaped("  ".join([f"{when}Z", f"{entry.type:<23}", *filter(None, cells)]).rstrip())
+    return escaped("  ".join([entry_moment(entry.ts), f"{entry.type:<23}", *filter(None, cells)]).rstrip())
 
 
 def _offline(file: Path) -> api.LedgerVerdict:

@@ -1,8 +1,9 @@
-"""How keyctl shows things: text from outside made harmless, money without floats, tables."""
+"""How keyctl shows things: text from outside made harmless, money without floats, times, tables."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 
 
@@ -33,8 +34,26 @@ def usd(amount: str) -> str:
 
 
 def usd_of_micros(micros: int) -> str:
-    """Integer micro-USD of a ledger entry for people: 1000 is "$0.001"."""
+    """Integer micro-USD for people: 1000 is "$0.001"."""
     return usd(str(Decimal(micros).scaleb(-6)))
+
+
+def count(number: int, what: str) -> str:
+    """ "1 call", "2 calls"."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
+
+
+def moment(seconds: int) -> str:
+    """Unix seconds for people, in UTC: "2026-11-21 02:00:34Z"."""
+    try:
+        return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}Z"
+    except (OverflowError, ValueError, OSError):  # a year that no calendar has; keyd itself never writes one
+        return str(seconds)
+
+
+def entry_moment(ts: str) -> str:
+    """The time of a ledger entry for people: "2026-11-21T02:00:34.123456Z" is "2026-11-21 02:00:34Z"."""
+    return f"{ts[:19].replace('T', ' ')}Z"
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[int] = ()) -> str:
@@ -48,3 +67,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequen
         ).rstrip()
         for line in lines
     )
+
+
+def listed(pairs: Sequence[tuple[str, str]]) -> str:
+    """Names and values, a line each, the values aligned. Values are the caller's to escape: they may be styled."""
+    width = max(len(name) for name, _ in pairs)
+    return "\n".join(f"{name.ljust(width)}  {value}" for name, value in pairs)

@@ -1,77 +1,83 @@
-"""`keyctl x402`: what may be paid, what was spent, and what a reason code means."""
+"""`keyctl x402`: what may be paid, what was paid, what waits for a person, and what a code or an id means."""
 
 from __future__ import annotations
 
 import difflib
+import re
+from typing import Final
 
 import click
 
 from keyd import api
+from keyd.cli import approval_commands, payment_commands, policy_commands, replay_command
+from keyd.cli.approval_commands import proposal_text
 from keyd.cli.context import Invocation, invocation
 from keyd.cli.errors import CliError
-from keyd.cli.render import escaped, table, usd
+from keyd.cli.payment_commands import find_story
+from keyd.cli.render import table
+from keyd.cli.story import state_text
 from keyd.client import KeydClient
 from keyd.reasons import Reason, explain
+
+_ID: Final = re.compile(r"[0-9a-fA-F]{6,32}", re.ASCII)
+"""Ids and their beginnings are hex. No reason code is, and six digits are no typing error of one."""
 
 
 @click.group()
 def x402() -> None:
-    """Policy, spending and reason codes of x402 payments."""
+    """Policy, approvals, spending and reason codes of x402 payments."""
 
 
-@x402.command()
-@click.option("--json", "as_json", is_flag=True, help="Print keyd's answer as JSON; USD amounts are strings.")
-@invocation
-def policy(run: Invocation, as_json: bool) -> None:
-    """Show what is allowed, what was spent today, and what is left."""
-    view = run.ask(KeydClient.policy)
-    click.echo(view.model_dump_json(indent=2) if as_json else policy_text(view))
-
-
-def policy_text(view: api.PolicyView) -> str:
-    """The policy for people: the money first, then where it went, then the limits."""
-    spent = (
-        f"You have spent {click.style(usd(view.spent_today), bold=True)} of {usd(view.daily_budget)} today "
-        f"({escaped(view.day)} UTC), {usd(view.left_today)} left."
-    )
-    state = [] if view.enabled else [click.style("Payments are switched off.", fg="yellow")]
-    domains = [[spend.domain, usd(spend.usd), str(spend.calls)] for spend in view.by_domain]
-    wallet = f"{view.default_wallet_label}  {view.wallet or '(does not exist yet)'}"
-    limits = [
-        ("per payment", f"at most {usd(view.max_payment)}"),
-        ("allowed domains", _listed(view.allowed_domains)),
-        ("networks", _listed(view.networks)),
-        ("assets", _listed(view.assets)),
-        ("wallet", escaped(wallet)),
-    ]
-    width = max(len(name) for name, _ in limits)
-    return "\n".join(
-        [
-            *state,
-            spent,
-            *(["", table(("DOMAIN", "SPENT", "CALLS"), domains, right=(1, 2))] if domains else []),
-            "",
-            *(f"{name.ljust(width)}  {value}" for name, value in limits),
-        ]
-    )
-
-
-def _listed(items: list[str]) -> str:
-    return ", ".join(escaped(item) for item in items) or "none"
+for _command in (
+    policy_commands.policy,
+    policy_commands.allow,
+    policy_commands.deny,
+    policy_commands.budget,
+    policy_commands.cap,
+    policy_commands.reset,
+    policy_commands.freeze,
+    policy_commands.unfreeze,
+    approval_commands.pending,
+    approval_commands.approve,
+    approval_commands.reject,
+    payment_commands.spend,
+    payment_commands.payments,
+    payment_commands.show,
+):
+    x402.add_command(_command)
+policy_commands.policy.add_command(replay_command.test)
 
 
 @x402.command("explain")
-@click.argument("code", required=False)
-def explain_code(code: str | None) -> None:
-    """Say what a reason code means and what to do about it. Without CODE: list all. Needs no keyd."""
-    if code is None:
+@click.argument("what", required=False, metavar="[CODE|ID]")
+@invocation
+def explain_command(run: Invocation, what: str | None) -> None:
+    """Say what a reason code, a payment or a proposal means, and what to do. Without an argument: list all codes.
+
+    Codes need no keyd.
+    """
+    if what is None:
         click.echo(table(("CODE", "MEANING"), [(reason, reason.explanation.summary) for reason in Reason]))
         return
-    explanation = explain(code)
-    if explanation is None:
-        raise CliError(f"there is no reason code {code!r}", _did_you_mean(code))
-    click.echo(f"{click.style(code, bold=True)}: {explanation.summary}")
-    click.echo(f"What to do: {explanation.remedy}")
+    explanation = explain(what)
+    if explanation is not None:
+        click.echo(f"{click.style(what, bold=True)}: {explanation.summary}")
+        click.echo(f"What to do: {explanation.remedy}")
+    elif _ID.fullmatch(what):
+        click.echo(run.ask(lambda keyd: _explain_id(keyd, what)))
+    else:
+        raise CliError(f"there is no reason code {what!r}", _did_you_mean(what))
+
+
+async def _explain_id(keyd: KeydClient, wanted: str) -> str:
+    proposal = _proposal(await keyd.policy(), wanted)
+    return (
+        state_text((await find_story(keyd, wanted)).payment) if proposal is None else proposal_text(proposal)
+    )
+
+
+def _proposal(view: api.PolicyView, wanted: str) -> api.Proposal | None:
+    return next((proposal for proposal in view.pending if proposal.id == wanted.lower()), None)
 
 
 def _did_you_mean(code: str) -> str:

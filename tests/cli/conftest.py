@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -30,7 +31,10 @@ class FakeKeyd:
 
     async def handle(self, request: web.Request) -> web.Response:
         name = next(
-            n for n, e in api.ENDPOINTS.items() if (e.method, e.path) == (request.method, request.path)
+            name
+            for name, endpoint in api.ENDPOINTS.items()
+            if endpoint.method == request.method
+            and re.fullmatch(endpoint.path.replace("{id}", "[^/]+"), request.path)
         )
         self.asked.append((name, await request.text()))
         answer = self.answers[name]
