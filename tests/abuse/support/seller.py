@@ -5,6 +5,7 @@ Signatures are verified by the demo's books, which are checked against the offic
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -66,8 +67,10 @@ class Seller:
         self.members: dict[str, Any] = {}
         """Of PaymentRequired, besides x402Version and accepts."""
         self.refuse: Callable[[Message], bytes] = self.honest_refusal
-        self.answer: Callable[[Message], bytes] = self.honest_answer
+        self.answer: Callable[[Message], bytes | None] = self.honest_answer
+        """None: it takes the payment and never answers."""
         self.requests: list[Message] = []
+        self.hangs = asyncio.Event()
 
     @property
     def payments(self) -> list[str]:
@@ -76,9 +79,16 @@ class Seller:
 
     async def __call__(self, connection: Connection) -> None:
         while True:
-            request = await connection.request()
-            self.requests.append(request)
-            await connection.send((self.answer if payment_of(request) else self.refuse)(request))
+            await self.reply(connection, await connection.request())
+
+    async def reply(self, connection: Connection, request: Message) -> None:
+        self.requests.append(request)
+        answer = self.answer(request) if payment_of(request) else self.refuse(request)
+        if answer is None:
+            self.hangs.set()
+            await connection.reader.read()  # until the other side gives up
+        else:
+            await connection.send(answer)
 
     def honest_refusal(self, _: Message) -> bytes:
         return required(*self.offers, **self.members)

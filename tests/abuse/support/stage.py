@@ -78,8 +78,8 @@ class Stage:
         """(event, data) of the newest outcome of a payment, once there are more than `after`: egress reports
         in the background, so it may come after the answer."""
         async with asyncio.timeout(PATIENCE_S):
-            while len(found := self._outcomes(payment_id)) <= after:
-                await asyncio.sleep(0.02)
+            while len(found := self._outcomes(payment_id)) <= after:  # noqa: ASYNC110
+                await asyncio.sleep(0.02)  # the ledger is another process's file: there is no event to await
         return found[-1]
 
     def _outcomes(self, payment_id: str) -> list[tuple[str, dict[str, Any]]]:
