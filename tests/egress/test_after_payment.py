@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from mitmproxy import http
 
 from keyd import api
 from tests.egress.conftest import World
@@ -45,19 +46,25 @@ async def test_a_strange_settlement_does_not_reach_our_header(world: World, sett
     assert "tx=" not in (answer.get("X-402-Egress") or "")
 
 
+@pytest.mark.parametrize("hint", [b"", b"HTTP/1.1 103 Early Hints\r\n\r\n"], ids=["", "after a hint"])
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
-async def test_a_stale_connection_gets_the_same_payment_once_more(world: World, tls: bool) -> None:
+async def test_a_stale_connection_gets_the_same_payment_once_more(
+    world: World, tls: bool, hint: bytes
+) -> None:
     async def script(connection: Connection) -> None:
         if connection.number == 1:
             await connection.request()
-            await connection.send(payment_required())
+            await connection.send(hint + payment_required())
             await connection.request(head_only=True)  # the paid request arrives, and the connection dies
             return
         await connection.request()
         await connection.send(paid_answer())
 
     async with world.serving(script, tls=tls) as upstream, world.app(upstream) as app:
-        assert (await app.get()).body == b"content"
+        await app.send()
+        if hint:
+            assert (await app.answer()).status == 103
+        assert (await app.answer()).body == b"content"
     assert upstream.connections == 2
     signatures = [request.get("PAYMENT-SIGNATURE") for request in upstream.requests]
     assert signatures[0] is None
@@ -65,6 +72,46 @@ async def test_a_stale_connection_gets_the_same_payment_once_more(world: World, 
     assert len(world.keyd.requests) == 1
     assert (await world.keyd.outcomes.get()).http_status == 200
     assert world.keyd.outcomes.empty()
+
+
+async def test_a_stale_connection_to_a_server_that_is_gone_is_given_up(world: World) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(payment_required())
+        await connection.request(head_only=True)
+        upstream.close()
+
+    async with world.serving(script) as upstream, world.app(upstream) as app:
+        assert (await app.get()).status == 502
+    assert (await world.keyd.outcomes.get()).failure == "connection"
+    assert len(world.keyd.requests) == 1
+
+
+async def test_a_new_connection_that_proves_another_origin_is_not_paid(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = api.Origin(scheme="http", host="other.example", port=80)
+    monkeypatch.setattr("egress.paystream.connected_origin", lambda _: other)
+    async with world.serving(SELLER) as upstream, world.app(upstream) as app:
+        answer = await app.get()
+    assert (answer.status, answer.get("X-402-Egress")) == (402, "rejected; reason=upstream_lost")
+    assert len(upstream.requests) == 1
+    assert (await world.keyd.outcomes.get()).failure == "not_sent"
+
+
+async def test_the_payment_does_not_stay_in_mitmproxys_record_of_the_request(world: World) -> None:
+    seen: list[http.HTTPFlow] = []
+
+    class Watch:
+        def response(self, flow: http.HTTPFlow) -> None:
+            seen.append(flow)
+
+    world.egress._master.addons.add(Watch())
+    async with world.serving(SELLER) as upstream, world.app(upstream) as app:
+        await app.get()
+    assert upstream.requests[1].get("PAYMENT-SIGNATURE")
+    assert "PAYMENT-SIGNATURE" not in seen[0].request.headers
+    assert upstream.requests[1].get("PAYMENT-SIGNATURE") not in repr(seen[0].metadata)
 
 
 async def test_a_server_that_dies_on_every_paid_request_is_given_up(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from mitmproxy import tcp
 
 from tests.egress.conftest import World
 from tests.egress.support.upstream import Connection, selling
@@ -170,12 +171,20 @@ async def test_an_upgraded_connection_is_a_pipe_even_after_a_payment(world: Worl
         assert await connection.reader.readexactly(5) == b"hello"
         await connection.send(b"\x81\x05world")
 
+    messages: list[int] = []
+
+    class Watch:
+        def tcp_message(self, flow: tcp.TCPFlow) -> None:
+            messages.append(len(flow.messages))
+
+    world.egress._master.addons.add(Watch())
     headers = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec_WebSocket_Version": "13"}
     async with world.serving(script, tls=True) as upstream, world.app(upstream) as app:
         await app.send(**headers)
         assert (await app.answer()).status == 101
         await app.write(b"hello")
         assert await app.reader.readexactly(7) == b"\x81\x05world"
+    assert messages == [0, 0]  # nothing is kept of what passed
 
 
 async def test_an_endless_head_does_not_fill_the_memory(world: World) -> None:

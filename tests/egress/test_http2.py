@@ -144,6 +144,29 @@ async def test_a_connection_that_dies_under_the_paid_stream_gets_the_same_paymen
     assert len(world.keyd.requests) == 1
 
 
+async def test_the_first_streams_end_is_not_taken_for_the_paid_ones(world: World) -> None:
+    body = bytes(range(256)) * 4096
+
+    async def script(stream: Stream) -> None:
+        if not stream.paid:  # the upload is cancelled, which leaves the first stream half open here
+            await stream.head(402, {"payment-required": encode(TERMS)}, end=True)
+            return
+        await stream.complete.wait()
+        if upstream.connections == 1:
+            stream.connection.close()  # ends both streams, the first one's end is told first
+        else:
+            await stream.head(200, end=True)
+
+    async with serving_http2(script, world.pki.server_for("h2")) as upstream, client(world) as app:
+        assert (await app.post(upstream.url(), content=body)).status_code == 200
+    assert [request.get("payment-signature") is not None for request in upstream.requests] == [
+        False,
+        True,
+        True,
+    ]
+    assert upstream.connections == 2
+
+
 async def test_the_application_cancels_its_stream_while_the_payment_is_signed(world: World) -> None:
     gate, signing = asyncio.Event(), world.keyd.sign
 

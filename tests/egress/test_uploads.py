@@ -8,7 +8,7 @@ import pytest
 from mitmproxy import http
 
 from egress import addon
-from tests.egress.conftest import RunEgress, World
+from tests.egress.conftest import Pki, RunEgress, World
 from tests.egress.support.client import App
 from tests.egress.support.keyd import FakeKeyd
 from tests.egress.support.upstream import Connection, Script, selling, serving
@@ -73,12 +73,16 @@ def early(answered: asyncio.Event, *, read_on: bool) -> Script:
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
 @pytest.mark.parametrize("read_on", [False, True], ids=["not read", "discarded"])
 async def test_a_402_that_does_not_wait_for_the_upload_is_paid_with_the_whole_body(
-    world: World, tls: bool, read_on: bool
+    run_egress: RunEgress, keyd: FakeKeyd, pki: Pki, tls: bool, read_on: bool
 ) -> None:
     answered = asyncio.Event()
-    body = bytes(range(256)) * 8192  # 2 MiB: more than all buffers on the way hold
+    body = bytes(range(256)) * 65536  # 16 MiB: more than the buffers on the way hold
     script = early(answered, read_on=read_on)
-    async with world.serving(script, tls=tls) as upstream, world.app(upstream) as app:
+    async with (
+        run_egress(max_request_body=len(body)) as egress,
+        serving(script, pki.server if tls else None) as upstream,
+        App(egress.address, upstream, pki.client()) as app,
+    ):
         sending = asyncio.create_task(app.send(method="POST", body=body))
         answer = await app.answer()
         await sending
@@ -86,7 +90,7 @@ async def test_a_402_that_does_not_wait_for_the_upload_is_paid_with_the_whole_bo
     assert (answer.status, answer.body) == (200, b"content")
     assert upstream.requests[1].body == body
     assert upstream.connections == 2
-    assert len(world.keyd.requests) == 1
+    assert len(keyd.requests) == 1
 
 
 async def test_a_connection_with_unread_bytes_is_not_used_for_the_payment(
