@@ -12,15 +12,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from typing import Any, Final, NoReturn, Protocol
 
-from ledger import canonical
+from ledger import canonical, states
 from ledger.entry import Entry
 from ledger.errors import EntryRefused
+from ledger.states import Event, Standing, State
 
 SIGNED: Final = "x402.payment.signed"
-RELEASED: Final = "x402.payment.released"
 
 _HEX_128_BITS: Final = re.compile(r"[0-9a-f]{32}")
 _HEX_256_BITS: Final = re.compile(r"[0-9a-f]{64}")
@@ -33,22 +32,10 @@ _FACT: Final = frozenset({"kind", "key", "value"})
 """Members of a fact: small state of keyd's that an entry changes."""
 
 
-class State(StrEnum):
-    """What is known of a payment. A payment starts as signed."""
-
-    SIGNED = "signed"
-    SETTLED = "settled"
-    REFUSED = "refused"
-    UNKNOWN = "unknown"
-    RELEASED = "released"
-
-    @property
-    def final(self) -> bool:
-        """Nothing a seller says changes these; proof from the chain does."""
-        return self in (State.SETTLED, State.RELEASED)
-
-
-OUTCOMES: Final = {f"x402.payment.{state}": state for state in (State.SETTLED, State.REFUSED, State.UNKNOWN)}
+OUTCOMES: Final = {
+    f"x402.payment.{event}": event for event in (Event.SETTLED, Event.REFUSED, Event.UNKNOWN, Event.RELEASED)
+}
+_ENDED: Final = {State.SETTLED: "was proven to be settled", State.RELEASED: "is released already"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +95,8 @@ def fold(entry: Entry, tables: Tables) -> None:
     facts = _facts(entry)
     if entry.type == SIGNED:
         _signed(entry, tables)
-    elif entry.type == RELEASED:
-        _released(entry, tables)
     elif entry.type in OUTCOMES:
-        _outcome(entry, OUTCOMES[entry.type], tables)
+        _outcome(entry, tables)
     for kind, key, value in facts:
         tables.put_fact(kind, key, value, entry.seq)
 
@@ -125,34 +110,26 @@ def _signed(entry: Entry, tables: Tables) -> None:
     tables.see_day(payment.day)
 
 
-def _outcome(entry: Entry, state: State, tables: Tables) -> None:
-    """What somebody says became of a payment; proof from the chain outweighs it, before and after."""
+def _outcome(entry: Entry, tables: Tables) -> None:
+    """What became of a payment (`ledger.states`): its new state, and the budget if that changes sides."""
     payment = _known_payment(entry, tables)
-    proven = state is State.SETTLED and _proven(entry)
-    tables.put_payment(
-        replace(
-            payment,
-            state=state if proven or not payment.state.final else payment.state,
-            delivered=payment.delivered or _delivered(entry),
-            proven=payment.proven or proven,
-            last_seq=entry.seq,
-        )
-    )
-    if proven and payment.state is State.RELEASED:
-        # The proof of the release was false: without this the budget would have the money twice.
-        tables.add_spend(payment.day, payment.domain, payment.caller, usd_micros=payment.usd_micros, calls=0)
+    event, delivered = _event(entry), payment.delivered or _delivered(entry)
+    before: Standing = (payment.state, payment.proven)
+    after = states.TRANSITIONS[before][event]
+    if after is None:  # a second release, for example, would give the same money back twice
+        _refuse(entry, f"payment {payment.payment_id} {_ENDED[payment.state]}")
+    state, proven = after
+    tables.put_payment(replace(payment, state=state, proven=proven, delivered=delivered, last_seq=entry.seq))
+    if change := states.counts(after) - states.counts(before):
+        usd_micros = change * payment.usd_micros
+        tables.add_spend(payment.day, payment.domain, payment.caller, usd_micros=usd_micros, calls=0)
 
 
-def _released(entry: Entry, tables: Tables) -> None:
-    payment = _known_payment(entry, tables)
-    if payment.state is State.RELEASED:  # a second release would give the same money back twice
-        _refuse(entry, f"payment {payment.payment_id} is released already")
-    if payment.state is State.SETTLED and payment.proven:
-        _refuse(entry, f"payment {payment.payment_id} was proven to be settled")
-    if not _proven(entry):
+def _event(entry: Entry) -> Event:
+    event, proven = OUTCOMES[entry.type], _proven(entry)
+    if event is Event.RELEASED and not proven:
         _refuse(entry, "a release needs a proof")
-    tables.put_payment(replace(payment, state=State.RELEASED, proven=True, last_seq=entry.seq))
-    tables.add_spend(payment.day, payment.domain, payment.caller, usd_micros=-payment.usd_micros, calls=0)
+    return Event.CONFIRMED if event is Event.SETTLED and proven else event
 
 
 def _payment(entry: Entry) -> Payment:

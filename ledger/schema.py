@@ -7,7 +7,8 @@ from dataclasses import fields
 from operator import attrgetter
 from typing import Any, Final
 
-from ledger.projection import Payment, State
+from ledger.projection import Payment
+from ledger.states import State
 
 APPLICATION_ID: Final = int.from_bytes(b"osmL")
 """`PRAGMA application_id`: what file(1) and this program tell a ledger by."""

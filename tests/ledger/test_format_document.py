@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ledger import Ledger, chain, schema
-from ledger.projection import OUTCOMES, RELEASED, SIGNED
+from ledger.projection import OUTCOMES, SIGNED
 from ledger.verify import verify
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "ledger-format.md").read_text()
@@ -70,9 +70,13 @@ _PROJECTION = {
         f"{schema.APPLICATION_ID:#x}",
         f"`PRAGMA user_version` is {schema.FORMAT}.",
         *schema.PAYMENT_COLUMNS,
-        *(f"`{kind.removeprefix('x402.payment')}`" for kind in OUTCOMES if not kind.endswith("settled")),
+        *(
+            f"`{kind.removeprefix('x402.payment')}`"
+            for kind in OUTCOMES
+            if not kind.endswith(("settled", "released"))
+        ),
         f"`{SIGNED}`",
-        f"`{RELEASED}`",
+        "`x402.payment.released`",
     ],
 )
 def test_the_document_names(fact: str) -> None:

@@ -23,8 +23,9 @@ from hypothesis.stateful import (
 )
 
 from ledger import Entry, EntryRefused, Ledger, Transaction
-from ledger.projection import Payment, State, fold
+from ledger.projection import Payment, fold
 from ledger.schema import SqlTables
+from ledger.states import State
 from ledger.verify import verify
 
 WAIT_S = 20
