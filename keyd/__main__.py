@@ -26,6 +26,7 @@ from keyd.policies import Policies
 from keyd.process import forbid_dumps
 from keyd.server import Server
 from keyd.service import Service
+from keyd.setup import refuse_lost_ledger
 from keyd.strangers import Strangers
 from ledger.errors import LedgerError
 from ledger.log import Ledger
@@ -63,6 +64,7 @@ async def serve(settings: config.Settings) -> None:
     """Runs until SIGTERM or SIGINT. Raises ConfigError, KekError, LedgerError, OSError before it listens."""
     roles = Roles.resolve(settings.peers)
     key = kek.load(settings.kek_file, os.environ)
+    refuse_lost_ledger(settings)
     ledger = Ledger.open(settings.ledger_file, clock=clock_us)  # its lock keeps a second keyd out
     try:
         policies = Policies(settings.policy(), limits=settings.limits(), enforce=settings.x402.enforce)

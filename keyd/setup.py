@@ -44,8 +44,22 @@ def _folder(settings: Settings) -> str:
     return f"state folder: {settings.state_dir} {'created' if made else 'exists'}"
 
 
+def refuse_lost_ledger(settings: Settings) -> None:
+    """Raises LedgerError if there are wallets but no ledger: `init` makes the ledger first, so it was lost.
+
+    A new one would know nothing of what was spent today, of pins, of quarantine, or that payments are frozen.
+    """
+    if not settings.ledger_file.exists() and any(settings.wallet_dir.glob("*.json")):
+        raise LedgerError(
+            f"{settings.ledger_file} is missing, but there are wallets",
+            "restore it from a backup; to begin a new record, move the wallets away, run `keyctl init`, and put "
+            "them back",
+        )
+
+
 def _ledger(settings: Settings) -> str:
     if settings.ledger_file.exists():
         return f"ledger: {settings.ledger_file} exists"
+    refuse_lost_ledger(settings)
     Ledger.open(settings.ledger_file, clock=lambda: time.time_ns() // 1000).close()
     return f"ledger: {settings.ledger_file} created"

@@ -1,0 +1,49 @@
+"""Setting up: what is there is kept, and what was lost is not quietly made anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from keyd import kek
+from keyd.config import Settings
+from keyd.keystore import Keystore
+from keyd.setup import SetupError, initialise, refuse_lost_ledger
+from ledger.errors import LedgerError
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(state_dir=tmp_path / "state", kek_file=tmp_path / "kek")
+
+
+def _make_wallet(settings: Settings) -> None:
+    key = kek.load(settings.kek_file, {})
+    Keystore(settings.wallet_dir, key, lambda size: b"\x07" * size).create("default", 0)
+
+
+def test_a_ledger_that_is_missing_beside_wallets_is_not_made_anew(settings: Settings) -> None:
+    initialise(settings)
+    _make_wallet(settings)
+    settings.ledger_file.unlink()
+    with pytest.raises(LedgerError, match=r"ledger\.sqlite3 is missing, but there are wallets") as lost:
+        refuse_lost_ledger(settings)
+    assert lost.value.hint
+    with pytest.raises(SetupError, match="is missing, but there are wallets"):
+        initialise(settings)
+    assert not settings.ledger_file.exists()
+
+
+def test_without_wallets_a_ledger_is_made(settings: Settings) -> None:
+    refuse_lost_ledger(settings)  # before `init`
+    initialise(settings)
+    refuse_lost_ledger(settings)
+    assert settings.ledger_file.exists()
+
+
+def test_a_ledger_beside_wallets_is_used(settings: Settings) -> None:
+    initialise(settings)
+    _make_wallet(settings)
+    refuse_lost_ledger(settings)
+    assert any(line.endswith("exists") for line in initialise(settings))
