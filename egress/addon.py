@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from egress import guard, x402
 from egress.exchange import EGRESS_HEADER, BodyCopy, Exchange, Payment
 from egress.fingerprint import fingerprint
+from egress.identity import Identity
 from egress.origin import connected_origin, names_origin
 from egress.payer import Failure, Payer
 from egress.paystream import Challenge, PassOn, Pay
@@ -36,8 +37,9 @@ _log = structlog.get_logger("egress")
 class X402Addon:
     """Keeps what is needed to repeat a request, has 402s paid, and tells the application what happened."""
 
-    def __init__(self, payer: Payer, *, enabled: bool, max_request_body: int) -> None:
+    def __init__(self, payer: Payer, identity: Identity, *, enabled: bool, max_request_body: int) -> None:
         self._payer = payer
+        self._identity = identity
         self._enabled = enabled
         self._max_request_body = max_request_body
         self.live: set[str] = set()
@@ -83,8 +85,11 @@ class X402Addon:
             _log.info("egress.terms_missing", origin=str(origin), fault=str(error))
             challenge.decision = PassOn(Reason.TERMS_MISSING)
             return
+        caller = await self._identity.caller(flow)
         try:
-            request = sign_request(flow.request, challenge.request_body, origin, exchange.intent, required)
+            request = sign_request(
+                flow.request, challenge.request_body, origin, exchange.intent, caller, required
+            )
         except ValidationError:
             challenge.decision = PassOn(Reason.REQUEST_MALFORMED)
             return
@@ -202,6 +207,7 @@ def sign_request(
     body: bytes,
     origin: api.Origin,
     intent: str | None,
+    caller: api.Caller | None,
     required: x402.PaymentRequired,
 ) -> api.SignRequest:
     """What keyd is asked. Raises pydantic.ValidationError, for example for an X-402-Intent of no length."""
@@ -212,6 +218,7 @@ def sign_request(
         path=path.partition("?")[0][:2048],
         fingerprint=fingerprint(request.method, f"{origin}{request.path}", body),
         intent=intent,
+        caller=caller,
         x402_version=required.version,
         offers=list(required.accepts[: api.MAX_OFFERS]),
         resource_url=None if resource_url is None else resource_url[:2048],

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from egress.guard import AllowedPrivate
-from keyd.api import DEFAULT_SOCKET
+from keyd.api import DEFAULT_SOCKET, CallerName, Hex32
 from keyd.configfile import TomlSettings
 
 
@@ -31,6 +31,17 @@ class X402Settings(BaseModel):
     """Paid repeats of one request. 0 is the same as `enable = false`; more than 1 could pay twice."""
 
 
+class CallerSettings(BaseModel):
+    """Somebody whom the kernel cannot name: a container, another host. Pays as `proxy:<name>`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: CallerName
+    """User name in Proxy-Authorization, and in keyd's `callers` and budgets after `proxy:`."""
+    token_sha256: Hex32
+    """SHA-256 of the token in hex; the token itself is in no file of ours."""
+
+
 class EgressSettings(TomlSettings):
     listen: Annotated[str, AfterValidator(_listen_address)] = "127.0.0.1:19999"
     """Address and port of the proxy. Port 0: any free one, named in the log line `egress.ready`."""
@@ -48,7 +59,19 @@ class EgressSettings(TomlSettings):
     """PEM file of certificate authorities trusted for upstream TLS, besides those of the system."""
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
     """How long requests that are under way may go on after SIGTERM."""
+    identify: Literal["uid", "process"] = "uid"
+    """`uid`: the kernel says which user asks. `process`: the ledger also gets pid and systemd unit, where
+    egress may read them."""
+    callers: tuple[CallerSettings, ...] = ()
+    """Names and tokens for callers that the kernel cannot name."""
     x402: X402Settings = X402Settings()
+
+    @model_validator(mode="after")
+    def _names_callers_once(self) -> Self:
+        names = [caller.name for caller in self.callers]
+        if len(set(names)) != len(names):
+            raise ValueError("two of [[callers]] have the same name")
+        return self
 
     @property
     def pays(self) -> bool:

@@ -136,6 +136,15 @@ class PayStream(HttpStream):
         else:
             yield from super()._handle_event(event)
 
+    def start_request_stream(self) -> layer.CommandGenerator[None]:
+        """An addon has answered already: nothing goes upstream, however much of the body is still to come."""
+        if self.flow.response is None:
+            yield from super().start_request_stream()
+            return
+        self.client_state = self.state_done
+        yield HttpResponseHeadersHook(self.flow)
+        yield from self.send_response()
+
     def passthrough(self, event: events.Event) -> layer.CommandGenerator[None]:
         """A tunnel. Of wakeups it hands on those of the layers inside it, and not its own late deadline."""
         own = isinstance(event, events.Wakeup) and getattr(event.command, "stream", None) is self

@@ -21,6 +21,7 @@ from egress import http1, http2, trust
 from egress.addon import X402Addon
 from egress.config import EgressSettings, split_listen
 from egress.guard import AllowedPrivate, Guard
+from egress.identity import Identity
 from egress.layers import PayNextLayer
 from egress.payer import Payer
 from egress.policy import PayablePolicy
@@ -74,7 +75,13 @@ class Egress:
         self.keyd = KeydClient(settings.keyd_socket, timeout_s=KEYD_TIMEOUT_S)
         self.policy = PayablePolicy(self.keyd)
         self._payer = Payer(self.keyd)
-        self._x402 = X402Addon(self._payer, enabled=settings.pays, max_request_body=settings.max_request_body)
+        self._identity = Identity(
+            {caller.name: bytes.fromhex(caller.token_sha256) for caller in settings.callers},
+            look_for_process=settings.identify == "process",
+        )
+        self._x402 = X402Addon(
+            self._payer, self._identity, enabled=settings.pays, max_request_body=settings.max_request_body
+        )
         self._layers = PayNextLayer(self._may_intercept)
         self._proxyserver = proxyserver.Proxyserver()  # type: ignore[no-untyped-call]
         self._master = self._make_master()
@@ -159,6 +166,7 @@ class Egress:
             self._layers,
             tlsconfig.TlsConfig(),
             guard,
+            self._identity,
             self._x402,
             _OnRunning(self._announce),
             _StartupCheck(),

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 API_VERSION: Final = 1
 
@@ -27,6 +27,8 @@ DEFAULT_SOCKET: Final = "/run/osmoda/keyd.sock"
 Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 """Wallet label; doubles as a file name, so no slash, no leading dot, lower case."""
+CallerName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")]
+"""Name of a caller with a proxy token. Without a colon, which ends the user name in Basic (RFC 7617)."""
 Text = Annotated[str, StringConstraints(max_length=2048)]
 Usd = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,12}(\.[0-9]{1,6})?$")]
 
@@ -92,14 +94,30 @@ class Origin(Message):
 
 
 class Caller(Message):
-    """The program behind a request, as far as the kernel told egress."""
+    """Who is behind a request: a user of this machine (`uid`), or somebody who proved a `name` to the proxy.
 
-    uid: Annotated[int, Field(ge=0)]
+    Exactly one of the two. As text "uid:1000" or "proxy:ci": so the ledger, budgets and `callers` name it.
+    """
+
+    uid: Annotated[int, Field(ge=0, le=0xFFFFFFFF)] | None = None
+    """Owner of the connection, as the kernel told egress."""
+    name: CallerName | None = None
+    """Name that goes with the token in Proxy-Authorization."""
     pid: Annotated[int, Field(ge=1)] | None = None
+    """With `uid`: a process that held the connection, where egress could see it. For the record only."""
     unit: Text | None = None
+    """With `uid`: systemd unit of that process."""
+
+    @model_validator(mode="after")
+    def _is_one_of_two(self) -> Self:
+        if (self.uid is None) == (self.name is None):
+            raise ValueError("give either uid or name")
+        if self.uid is None and (self.pid is not None or self.unit is not None):
+            raise ValueError("pid and unit go with uid")
+        return self
 
     def __str__(self) -> str:
-        return f"uid:{self.uid}"
+        return f"uid:{self.uid}" if self.name is None else f"proxy:{self.name}"
 
 
 class SignRequest(Message):
@@ -117,6 +135,7 @@ class SignRequest(Message):
     fingerprint: Hex32
     intent: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
     caller: Caller | None = None
+    """None: egress cannot say. keyd pays for nobody whom it does not know."""
     x402_version: Literal[1, 2]
     offers: Annotated[list[Any], Field(min_length=1, max_length=MAX_OFFERS)]
     resource_url: Text | None = None
