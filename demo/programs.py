@@ -7,9 +7,10 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -45,7 +46,7 @@ class Program:
 
     def start(self) -> dict[str, Any]:
         """The fields of the line that says ready. Raises ProgramFailed."""
-        with self.log.open("ab") as output:
+        with self.log.open("ab") as output, _signals_held_back():
             before = output.tell()
             self._process = subprocess.Popen(
                 self._command,
@@ -122,3 +123,26 @@ class Program:
 
     def _tail(self) -> str:
         return self.log.read_text(errors="replace")[-2000:]
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """An interrupt between the start of a process and the note that it was started would leave it running.
+
+    Python's handlers hold it back; blocked signals would be inherited by the process, which then never stops.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are delivered to the main thread alone
+        return
+    came: list[int] = []
+    handlers = {
+        number: signal.signal(number, lambda number, _frame: came.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for held_back in came:
+        signal.raise_signal(held_back)
