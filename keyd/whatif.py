@@ -10,7 +10,7 @@ was refused and tried ten times is paid ten times in a replay under a looser pol
 
 from __future__ import annotations
 
-from collections import deque
+from bisect import bisect_right, insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -214,7 +214,8 @@ class _State:
     pins: dict[str, Pin] = field(default_factory=dict)
     prices: dict[tuple[str, str, str], int] = field(default_factory=dict)
     trouble: dict[str, int] = field(default_factory=dict)
-    signed_at: deque[int] = field(default_factory=deque)
+    signed_at: list[int] = field(default_factory=list)
+    """In ascending order, which is not always that of signing: a clock may be set back."""
     approvals: dict[str, int] = field(default_factory=dict)
     frozen: bool = False
     latest_day: str = ""
@@ -230,7 +231,7 @@ class _State:
                 caller=self.spent.get((day, None, caller), 0),
                 caller_and_domain=self.spent.get((day, domain, caller), 0),
             ),
-            last_minute=sum(at > now_s - RATE_WINDOW_S for at in self.signed_at),
+            last_minute=len(self.signed_at) - bisect_right(self.signed_at, now_s - RATE_WINDOW_S),
             frozen=self.frozen,
             quarantined=after is not None and self.trouble.get(domain, 0) >= after,
             pin=self.pins.get(domain),
@@ -244,9 +245,7 @@ class _State:
         payment = _Paid(domain, intent.caller, day, offer.usd_micros)
         self._spend(payment, offer.usd_micros)
         self.latest_day = max(self.latest_day, day)
-        while self.signed_at and self.signed_at[0] <= now_s - RATE_WINDOW_S:
-            self.signed_at.popleft()
-        self.signed_at.append(now_s)
+        insort(self.signed_at, now_s)
         if payment_id is not None:
             self.paid[payment_id] = payment
         if domain not in self.pins or decision.approval is not None:
