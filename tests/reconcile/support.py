@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -147,13 +148,16 @@ class Refuse(Exception):
 
 
 @asynccontextmanager
-async def serving(node: FakeNode, path: str = "/v2/api-key-of-the-provider") -> AsyncIterator[FakeNode]:
+async def serving(node: FakeNode, tls: ssl.SSLContext | None = None) -> AsyncIterator[FakeNode]:
+    """With `tls`, as https://localhost."""
+    path = "/v2/api-key-of-the-provider"
     app = web.Application()
     app.router.add_post(path, node.handle)
     runner = web.AppRunner(app, access_log=None, handler_cancellation=True)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    node.url = f"http://127.0.0.1:{runner.addresses[0][1]}{path}"
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
+    origin = "https://localhost" if tls else "http://127.0.0.1"
+    node.url = f"{origin}:{runner.addresses[0][1]}{path}"
     yield node
     await runner.cleanup()
 
