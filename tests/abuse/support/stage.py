@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import tomllib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import tomli_w
+
+from demo.programs import Program
 from keyd import api
 from keyd.client import KeydClient
 from keyd.money import format_usd, parse_usd
@@ -22,6 +27,7 @@ from tests.real.support.payer import Payer
 KEY = "5de4111afa1a4b94908f83103eb1f1706367c2e68ca870fc3fb9a804cdab365a"
 WALLET = "0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC"
 """The wallet that pays, and its key: a public development account of every local test chain."""
+CLOCKED_KEYD = Path(__file__).resolve().parents[1] / "programs/keyd_with_clock.py"
 PATIENCE_S = 15.0
 """Deadline for what happens in another process; nothing takes a second unless the machine is very busy."""
 
@@ -139,6 +145,26 @@ class Stage:
         finally:
             await self.keyd.policy_reset(api.PolicyReset())
 
+    @asynccontextmanager
+    async def configured(self, section: str, **settings: Any) -> AsyncIterator[None]:
+        """keyd with other settings in one section of keyd.toml, for the length of the block."""
+        config = self.payer.keyd.config
+        before = config.read_text()
+        document = tomllib.loads(before)
+        document[section] |= settings
+        await self._restart_keyd(tomli_w.dumps(document))
+        try:
+            yield
+        finally:
+            await self._restart_keyd(before)
+
+    async def _restart_keyd(self, config: str) -> None:
+        keyd = self.payer.keyd
+        await self.keyd.close()
+        await asyncio.to_thread(keyd.stop)
+        keyd.config.write_text(config)
+        await asyncio.to_thread(keyd.start)
+
     async def room_for(self, micros_left: int) -> str:
         """A daily budget that leaves this much."""
         return format_usd(await self.spent() + micros_left)
@@ -150,9 +176,17 @@ class Stage:
 
 
 @contextmanager
-def staged(folder: Path, pki: Pki, **x402: Any) -> Iterator[Payer]:
-    """keyd that may pay every https host, and egress in front of it; `x402` overrides settings of [x402]."""
-    with Payer(folder, ["*"], KEY, pki.authority, **{"daily_budget_usd": "100.00", **x402}) as payer:
+def staged(folder: Path, pki: Pki, clock: Path | None = None, **x402: Any) -> Iterator[Payer]:
+    """keyd that may pay every https host, and egress in front of it; `x402` overrides settings of [x402].
+
+    `clock` is a file that holds by how many microseconds keyd's clock is off.
+    """
+    payer = Payer(folder, ["*"], KEY, pki.authority, **{"daily_budget_usd": "100.00", **x402})
+    if clock is not None:
+        keyd = payer.keyd
+        command = [sys.executable, CLOCKED_KEYD, "--config", keyd.config]
+        keyd.program = Program("keyd", command, keyd.log, env={"OSMODA_TEST_CLOCK": str(clock)})
+    with payer:
         yield payer
 
 

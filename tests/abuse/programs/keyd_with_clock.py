@@ -1,0 +1,19 @@
+"""keyd, but its clock is as many microseconds off as the file named in OSMODA_TEST_CLOCK says."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import keyd.__main__ as daemon
+
+_OFFSET = Path(os.environ["OSMODA_TEST_CLOCK"])
+_true_clock_us = daemon.clock_us
+
+
+def _clock_us() -> int:
+    return _true_clock_us() + int(_OFFSET.read_text())
+
+
+daemon.clock_us = _clock_us
+daemon.main()
