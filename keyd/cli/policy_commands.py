@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Final
 
@@ -20,6 +21,8 @@ EXIT_PROPOSED: Final = 3
 """Nothing was changed yet: the change waits for an administrator. A script must not take it for done."""
 
 _USD: TypeAdapter[str] = TypeAdapter(api.Usd)
+_CALLER: Final = re.compile(r"uid:[0-9]{1,10}|proxy:[a-z0-9][a-z0-9._-]{0,31}", re.ASCII)
+"""As `str(api.Caller)` has it."""
 _MAX_REASON: Final = 200  # characters, as api.Freeze has it
 
 
@@ -50,13 +53,19 @@ class RecordedDomain(click.ParamType[str]):
         return str(pattern)
 
 
-class CallerName(click.ParamType[str]):
-    """A caller as the ledger names it: "uid:1000"; the number alone will do."""
+class RecordedCaller(click.ParamType[str]):
+    """A caller as the ledger names it; under another name the rule would never apply."""
 
     name = "caller"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        return f"uid:{int(value)}" if value.isascii() and value.isdecimal() else value
+        if value.isascii() and value.isdecimal():
+            return f"uid:{int(value)}"
+        if _CALLER.fullmatch(value) is None:
+            self.fail(
+                f"{value!r} is not how the ledger names a caller: `uid:1000` or `proxy:NAME`", param, ctx
+            )
+        return value
 
 
 @click.group(invoke_without_command=True)
@@ -92,7 +101,12 @@ def deny(run: Invocation, domains: tuple[str, ...]) -> int:
 @click.command()
 @click.argument("amount", metavar="[USD]", required=False, type=UsdAmount())
 @click.option("--domain", metavar="DOMAIN", type=RecordedDomain(), help="Budget of this domain alone.")
-@click.option("--caller", metavar="CALLER", type=CallerName(), help='Budget of this caller, like "uid:1000".')
+@click.option(
+    "--caller",
+    metavar="CALLER",
+    type=RecordedCaller(),
+    help="Budget of this caller: `uid:1000` or `proxy:NAME`.",
+)
 @click.option("--remove", is_flag=True, help="Remove the budget of --domain, --caller or both.")
 @invocation
 def budget(run: Invocation, amount: str | None, domain: str | None, caller: str | None, remove: bool) -> int:

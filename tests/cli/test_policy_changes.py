@@ -46,6 +46,7 @@ def patch_of(keyd) -> dict[str, object]:
             ["budget", "1", "--caller", "1000", "--domain", "http://127.0.0.1:4021"],
             {"budgets": [{"domain": "http://127.0.0.1:4021", "caller": "uid:1000", "daily_usd": "1"}]},
         ),
+        (["budget", "1", "--caller", "proxy:ci"], {"budgets": [{"caller": "proxy:ci", "daily_usd": "1"}]}),
         (["budget", "--remove", "--caller", "uid:1000"], {"budgets": [{"caller": "uid:1000"}]}),
     ],
 )
@@ -135,6 +136,8 @@ def test_a_change_beyond_the_limits_is_refused_with_the_way_out(keyd, ask):
         (["budget", "1", "--domain", "*.example.com"], "stands for many domains"),
         (["budget", "1", "--domain", "*"], "stands for many domains"),
         (["budget", "1", "--domain", "https://a.example/path"], "only scheme, host and port count"),
+        (["budget", "1", "--caller", "alice"], "is not how the ledger names a caller"),
+        (["budget", "1", "--caller", "@users"], "is not how the ledger names a caller"),
         (["cap"], "Missing argument"),
         (["cap", "$1"], "is not a USD amount"),
         (["allow"], "Missing argument"),
