@@ -8,6 +8,7 @@ import pytest
 from mitmproxy import http
 
 from egress import addon
+from egress.proxy import Egress
 from tests.egress.conftest import Pki, RunEgress, World
 from tests.egress.support.client import App
 from tests.egress.support.keyd import FakeKeyd
@@ -80,7 +81,7 @@ async def test_a_402_that_does_not_wait_for_the_upload_is_paid_with_the_whole_bo
     script = early(answered, read_on=read_on)
     async with (
         run_egress(max_request_body=len(body)) as egress,
-        serving(script, pki.server if tls else None) as upstream,
+        serving(script, pki.server if tls else None, receive_buffer=65536) as upstream,
         App(egress.address, upstream, pki.client()) as app,
     ):
         sending = asyncio.create_task(app.send(method="POST", body=body))
@@ -91,6 +92,50 @@ async def test_a_402_that_does_not_wait_for_the_upload_is_paid_with_the_whole_bo
     assert upstream.requests[1].body == body
     assert upstream.connections == 2
     assert len(keyd.requests) == 1
+
+
+async def test_a_402_to_an_upload_that_is_stuck_is_paid_with_the_whole_body(
+    run_egress: RunEgress, keyd: FakeKeyd
+) -> None:
+    answered = asyncio.Event()
+    body = bytes(range(256)) * 65536  # 16 MiB: more than the buffers on the way hold
+
+    async with run_egress(max_request_body=len(body)) as egress:
+
+        async def script(connection: Connection) -> None:
+            if connection.number > 1:
+                await connection.request()
+                await connection.send(paid_answer())
+                return
+            await connection.request(head_only=True)
+            connection.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            # An orderly close would now wait for bytes to be read that never are.
+            for _ in iter(lambda: unsent(egress) > 64 * 1024, True):
+                await asyncio.sleep(0)
+            await connection.send(payment_required())
+            await answered.wait()
+
+        async with serving(script, receive_buffer=65536) as upstream, App(egress.address, upstream) as app:
+            sending = asyncio.create_task(app.send(method="POST", body=body))
+            answer = await app.answer()
+            await sending
+            answered.set()
+    assert (answer.status, answer.body) == (200, b"content")
+    assert upstream.requests[1].body == body
+    assert len(keyd.requests) == 1
+
+
+def unsent(egress: Egress) -> int:
+    """Bytes that wait in egress because a server does not read."""
+    transports = [
+        io for handler in egress._proxyserver.connections.values() for io in handler.transports.values()
+    ]
+    writers = [io.writer for io in transports]
+    return max(
+        writer.transport.get_write_buffer_size()
+        for writer in writers
+        if isinstance(writer, asyncio.StreamWriter)
+    )
 
 
 async def test_a_connection_with_unread_bytes_is_not_used_for_the_payment(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -56,8 +57,13 @@ class Upstream:
 
 
 @asynccontextmanager
-async def serving(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIterator[Upstream]:
-    """Run `script` for each connection. Its end closes the connection; its failure fails the test."""
+async def serving(
+    script: Script, tls: ssl.SSLContext | None = None, *, receive_buffer: int | None = None
+) -> AsyncIterator[Upstream]:
+    """Run `script` for each connection. Its end closes the connection; its failure fails the test.
+
+    `receive_buffer`: bytes that the kernel takes for a server that does not read; by default it may take many MiB.
+    """
     upstream = Upstream(0, "https" if tls else "http")
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -76,7 +82,10 @@ async def serving(script: Script, tls: ssl.SSLContext | None = None) -> AsyncIte
             if not upstream.open:
                 upstream.idle.set()
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls)
+    listener = socket.create_server(("127.0.0.1", 0))
+    if receive_buffer is not None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+    server = await asyncio.start_server(accept, sock=listener, ssl=tls)
     upstream.port = server.sockets[0].getsockname()[1]
     upstream.close = server.close
     try:
