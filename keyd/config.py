@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
 
-from keyd import api, configfile
+from keyd import api, callers, configfile
 from keyd.assets import DEFAULT_ASSETS, Asset, AssetTable
 from keyd.configfile import ConfigError
 from keyd.domains import DomainPattern
@@ -65,6 +65,7 @@ Factor = Annotated[int, BeforeValidator(_factor), PlainSerializer(lambda milli: 
 PerMinute = Annotated[int, Field(ge=0, le=1_000_000)]
 Domain = Annotated[str, BeforeValidator(lambda value: _domain(value) and value)]
 Network = Annotated[str, BeforeValidator(_caip2)]
+Caller = Annotated[str, BeforeValidator(callers.check_entry)]
 
 
 class _Section(BaseModel):
@@ -117,6 +118,7 @@ class X402Settings(_Section):
     payments_per_minute: PerMinute | None = None
     allowed_domains: list[Domain] = []
     denied_domains: list[Domain] = []
+    callers: list[Caller] = ["*"]
     networks: list[Network] = ["eip155:8453"]
     pin: bool = True
     pin_price_factor: Factor = 2000
@@ -160,8 +162,8 @@ class Settings(configfile.TomlSettings):
     def wallet_dir(self) -> Path:
         return self.state_dir / "wallets"
 
-    def policy(self) -> Policy:
-        """The policy that the decision takes. Raises ConfigError: a network without any known token."""
+    def asset_table(self) -> AssetTable:
+        """Built-in tokens and [[assets]]. Raises ConfigError: a network without any known token."""
         added = tuple(
             Asset(
                 a.network,
@@ -179,13 +181,18 @@ class Settings(configfile.TomlSettings):
             if network not in table.networks:
                 hint = "add a token of it under [[assets]], or take it from the list"
                 raise ConfigError(f"x402.networks: no token of {network} is known", hint)
+        return table
+
+    def policy(self) -> Policy:
+        """The policy that the decision takes. Raises ConfigError, also for a caller who is no user here."""
         x402 = self.x402
         return Policy(
             enabled=x402.enable,
             allowed_domains=_patterns(x402.allowed_domains),
             denied_domains=_patterns(x402.denied_domains),
+            callers=callers.resolve(x402.callers),
             networks=frozenset(x402.networks),
-            assets=table,
+            assets=self.asset_table(),
             max_payment=x402.max_payment_usd,
             daily_budget=x402.daily_budget_usd,
             daily_budget_per_domain=x402.daily_budget_per_domain_usd,
@@ -223,5 +230,5 @@ def _name(domain: str | None) -> str | None:
 def load(path: Path) -> Settings:
     """keyd.toml at `path`. Raises ConfigError."""
     settings = configfile.load(Settings, path)
-    settings.policy()
+    settings.asset_table()  # not the whole policy: its users may exist only where keyd will run
     return settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from keyd import api
 from keyd.applimits import AppLimits
@@ -13,6 +13,8 @@ from keyd.assets import V1_NETWORKS, AssetTable
 from keyd.money import parse_token_amount
 from keyd.offers import PaymentRequirements, Unpayable
 from keyd.reasons import Reason
+
+UNKNOWN_CALLER: Final = "unknown"
 
 
 class IntentError(ValueError):
@@ -27,7 +29,7 @@ class Intent:
     method: str
     path: str
     caller: str
-    """ "uid:1000", or "unknown"."""
+    """ "uid:1000", "proxy:ci", or UNKNOWN_CALLER."""
     fingerprint: str
     """SHA-256 (hex) of the request that would be repeated, or of the flat form's fields."""
     key: str | None
@@ -71,7 +73,7 @@ def from_request(request: api.SignRequest) -> Intent:
         origin=request.origin,
         method=request.method,
         path=request.path,
-        caller="unknown" if request.caller is None else str(request.caller),
+        caller=UNKNOWN_CALLER if request.caller is None else str(request.caller),
         fingerprint=request.fingerprint,
         key=request.intent,
         x402_version=request.x402_version,
@@ -82,8 +84,8 @@ def from_request(request: api.SignRequest) -> Intent:
     )
 
 
-def from_flat(request: api.FlatSignRequest, assets: AssetTable, now_s: int) -> Intent:
-    """osModa's flat form, as one v2 offer. Raises IntentError.
+def from_flat(request: api.FlatSignRequest, assets: AssetTable, now_s: int, caller: str) -> Intent:
+    """osModa's flat form, as one v2 offer. Raises IntentError. The form names no caller: the peer is it.
 
     `chain` is a v1 network name or a CAIP-2 id; `asset` a symbol or an address of keyd's table;
     `amount_usd` is taken as whole tokens times their USD value, which must come out exactly.
@@ -113,7 +115,7 @@ def from_flat(request: api.FlatSignRequest, assets: AssetTable, now_s: int) -> I
         origin=api.Origin(scheme="https", host=request.domain, port=443),
         method="GET",
         path="/",
-        caller="unknown",
+        caller=caller,
         fingerprint=hashlib.sha256(b"osmoda-flat/v1\n" + fields).hexdigest(),
         key=None,
         x402_version=2,

@@ -1,12 +1,13 @@
 """The decision: which offer of a 402 is paid, or why none is. Pure, in a fixed order, one reason code each.
 
-1. switched on, and not frozen?          x402_disabled, frozen
-2. host denied? on the list? sound?      domain_denied, domain_not_allowed, host_quarantined
-3. which offers could be paid?           the reason against the offer that came furthest
-4. the cheapest of them                  cap_per_payment
-5. how often, and how much today?        rate_limit, budget_daily, _domain, _caller, _caller_domain
-6. as it was when first paid?            pin_pay_to, pin_asset, pin_price
-7. does a person have to agree?          approval_required
+1. is the caller known, and a payer?     caller_unknown, caller_not_allowed
+2. switched on, and not frozen?          x402_disabled, frozen
+3. host denied? on the list? sound?      domain_denied, domain_not_allowed, host_quarantined
+4. which offers could be paid?           the reason against the offer that came furthest
+5. the cheapest of them                  cap_per_payment
+6. how often, and how much today?        rate_limit, budget_daily, _domain, _caller, _caller_domain
+7. as it was when first paid?            pin_pay_to, pin_asset, pin_price
+8. does a person have to agree?          approval_required
 """
 
 from __future__ import annotations
@@ -15,13 +16,16 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from keyd.assets import AssetTable
 from keyd.domains import DomainPattern, any_matches
-from keyd.intent import Intent
+from keyd.intent import UNKNOWN_CALLER, Intent
 from keyd.money import format_token_amount, format_usd
 from keyd.offers import Offer, Unpayable, judge
 from keyd.reasons import Reason
+
+EVERY_CALLER: Final = "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,8 @@ class Policy:
     assets: AssetTable
     max_payment: int
     daily_budget: int
+    callers: frozenset[str] = frozenset({EVERY_CALLER})
+    """Who may pay, named as `Intent.caller`; EVERY_CALLER stands for all whom egress can identify."""
     only_domains: tuple[DomainPattern, ...] | None = None
     """A second list, which a host must be on as well: how an agent narrows the first."""
     denied_domains: tuple[DomainPattern, ...] = ()
@@ -143,6 +149,10 @@ def decide(intent: Intent, policy: Policy, *, payer: str, standing: Standing) ->
 def admit(intent: Intent, policy: Policy, standing: Standing) -> Deny | None:
     """What holds before any offer is looked at, and for the repeat of a payment as well."""
     domain = intent.domain
+    if intent.caller == UNKNOWN_CALLER:
+        return Deny(Reason.CALLER_UNKNOWN, "egress cannot tell which program asks")
+    if not policy.callers & {intent.caller, EVERY_CALLER}:
+        return Deny(Reason.CALLER_NOT_ALLOWED, f"{intent.caller} is not in callers")
     if not policy.enabled:
         return Deny(Reason.X402_DISABLED, "payments are switched off")
     if standing.frozen:

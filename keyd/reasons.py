@@ -22,6 +22,8 @@ class Reason(StrEnum):
     """A stable code. Codes are added, never renamed: logs and ledgers quote them."""
 
     # keyd: the whole request
+    CALLER_UNKNOWN = "caller_unknown"
+    CALLER_NOT_ALLOWED = "caller_not_allowed"
     X402_DISABLED = "x402_disabled"
     DOMAIN_NOT_ALLOWED = "domain_not_allowed"
     DOMAIN_DENIED = "domain_denied"
@@ -94,6 +96,16 @@ class Reason(StrEnum):
 
 
 _EXPLANATIONS: dict[Reason, Explanation] = {
+    Reason.CALLER_UNKNOWN: Explanation(
+        "Nobody can say which program asked, and unknown callers do not pay.",
+        "A program on this machine must reach egress directly, not through another network namespace. A container "
+        "or another host needs a proxy user and token: [[callers]] in egress.toml.",
+    ),
+    Reason.CALLER_NOT_ALLOWED: Explanation(
+        "The user or proxy name that asked is not on the list of those who may pay.",
+        "If it should pay, add it to `callers` under [x402] in keyd.toml: `uid:1000`, a user name, `@group` or "
+        "`proxy:NAME`, and restart osmoda-keyd.",
+    ),
     Reason.X402_DISABLED: Explanation(
         "Payments are switched off in keyd.",
         "Set `enable = true` under [x402] in keyd.toml and restart osmoda-keyd.",

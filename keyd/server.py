@@ -133,7 +133,8 @@ class Server:
             document = from_json(body, allow_inf_nan=False)
             if isinstance(document, dict) and "offers" not in document and "domain" in document:
                 flat = api.FlatSignRequest.model_validate(document)
-                return intent.from_flat(flat, self.service.policies.base.assets, self._clock() // 1_000_000)
+                assets, now_s = self.service.policies.base.assets, self._clock() // 1_000_000
+                return intent.from_flat(flat, assets, now_s, caller=str(_peer(request)))
             return intent.from_request(api.SignRequest.model_validate(document))
         except ValueError as error:
             raise Refused(Reason.REQUEST_MALFORMED, _first_mistake(error), 400) from None

@@ -78,6 +78,7 @@ def sign_request(*offers: dict[str, Any], what: int = 0, **members: Any) -> api.
         "method": "GET",
         "path": "/weather",
         "fingerprint": f"{what:064x}",
+        "caller": {"uid": 1000},
         "x402_version": 2,
         "offers": list(offers) or [offer()],
     }

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from demo.seller import NETWORK, USDC
-from keyd.api import Origin, OutcomeReport, SignReply, SignRequest
+from keyd.api import Caller, Origin, OutcomeReport, SignReply, SignRequest
 from keyd.client import KeydClient, KeydProtocolError, KeydRefused, KeydUnreachable
 from tests.real.support.payer import Payer, verify_offline
 
@@ -43,6 +43,7 @@ def _request(number: int) -> SignRequest:
         method="GET",
         path=f"/item/{number}",
         fingerprint=hashlib.sha256(str(number).encode()).hexdigest(),
+        caller=Caller(uid=1000),
         x402_version=2,
         offers=[offer],
     )

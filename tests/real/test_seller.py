@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from keyd.api import Origin, SignReply, SignRequest
+from keyd.api import Caller, Origin, SignReply, SignRequest
 from keyd.client import KeydClient
 from tests.real.support import counterparts
 from tests.real.support.counterparts import Chain
@@ -60,6 +60,7 @@ async def _sign(payer: Payer, url: str) -> tuple[Payload, dict[str, Any]]:
         method="GET",
         path="/weather",
         fingerprint="ab" * 32,
+        caller=Caller(uid=1000),
         x402_version=2,
         offers=required["accepts"],
     )

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,14 +27,19 @@ class Payer:
         origins: Sequence[str],
         private_key: str,
         upstream_ca: Path | None = None,
+        egress: Mapping[str, Any] | None = None,
         **x402: object,
     ) -> None:
-        """`origins` are the entries of allowed_domains; `x402` overrides settings of keyd's [x402]."""
+        """`origins` are the entries of allowed_domains; `x402` overrides settings of keyd's [x402], `egress`
+        those of egress.toml."""
         self.folder = folder
         self._private_key = private_key
         limits = {"daily_budget_usd": "10.00", "max_payment_usd": "0.10"}
         self.keyd = Keyd(folder, {**limits, "networks": [NETWORK], "allowed_domains": list(origins), **x402})
-        self._egress_settings: dict[str, Any] = {"allow_private": ["127.0.0.1", "localhost"]}
+        self._egress_settings: dict[str, Any] = {
+            "allow_private": ["127.0.0.1", "localhost"],
+            **(egress or {}),
+        }
         if upstream_ca:
             self._egress_settings["upstream_ca_file"] = str(upstream_ca)
         self.egress = self.another_egress(folder)
