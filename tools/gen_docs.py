@@ -1,4 +1,4 @@
-"""Writes the references that follow from the code: docs/reasons.md and docs/keyctl.md.
+"""Writes the references that follow from the code: docs/reasons.md, docs/keyctl.md and docs/config-keyd.md.
 
 tools/gen_docs.py           write them
 tools/gen_docs.py --check   exit with 1 and a diff if they are not what would be written
@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from pydantic import BaseModel
 
+from keyd import config
 from keyd.cli.app import cli
 from keyd.reasons import Reason
 
@@ -55,7 +59,8 @@ def keyctl_page() -> str:
             "Installed as `osmoda-keyctl` too, because Debian's package keyutils owns a `keyctl`.",
             "",
             "Exit codes: 0 success; 1 it did not work, and `keyctl: error:` and `keyctl: hint:` on stderr say",
-            "why and what to do; 2 the command line is wrong; 130 interrupted.",
+            "why and what to do; 2 the command line is wrong; 3 nothing was changed, because an agent may only propose",
+            "it: an administrator decides (`keyctl x402 pending`); 130 interrupted.",
             "",
             *_command_section(cli, "keyctl", level=2),
         ]
@@ -77,7 +82,7 @@ def _command_section(command: click.Command, path: str, *, level: int) -> Iterat
 
 def _argument(argument: click.Argument) -> str:
     name = (argument.metavar or argument.name or "").upper()
-    return name if argument.required else f"[{name}]"
+    return name if argument.required or name.startswith("[") else f"[{name}]"
 
 
 def _option_row(option: click.Option) -> str:
@@ -95,6 +100,56 @@ def _paragraphs(text: str) -> Iterator[str]:
         yield from (" ".join(paragraph.split()), "")
 
 
+def config_page() -> str:
+    """Every key of keyd.toml, as `keyd.config` reads it."""
+    sections: list[tuple[str, type[BaseModel]]] = [
+        ("Top level", config.Settings),
+        ("[peers]", config.PeerSettings),
+        ("[x402]", config.X402Settings),
+        ("[[x402.budgets]]", config.BudgetSettings),
+        ("[x402.limits]", config.LimitSettings),
+        ("[[assets]]", config.AssetSettings),
+    ]
+    return "\n".join(
+        [
+            "# keyd.toml",
+            "",
+            GENERATED,
+            "",
+            "`/etc/osmoda/keyd.toml`, or whatever `--config` names. `keyctl check-config` checks it; an unknown key is an",
+            'error. Money is a string like `"1.00"`, so that no parser makes a float of it. keyd reads the file at its start,',
+            "and records in the ledger if [x402] differs from the last one. What a decision does with these values is in",
+            "[policy.md](policy.md).",
+            "",
+            *(line for heading, model in sections for line in _config_section(heading, model)),
+            "[x402.pay_to] has domains for keys and lists of addresses for values:",
+            "",
+            "    [x402.pay_to]",
+            '    "api.example.com" = ["0x209693Bc6afc0C5328bA36FaF03C514EF312287C"]',
+            "",
+        ]
+    )
+
+
+def _config_section(heading: str, model: type[BaseModel]) -> Iterator[str]:
+    yield from (f"## {heading}", "")
+    if not heading[0].isalpha():  # pydantic-settings' own docstring is no use to whoever writes the file
+        yield from _paragraphs(inspect.getdoc(model) or "")
+    yield from ("| key | default | |", "|---|---|---|")
+    defaults = model.model_construct().model_dump(mode="json", warnings=False)
+    for name, field in model.model_fields.items():
+        default = "required" if field.is_required() else _toml(defaults[name])
+        yield f"| `{name}` | {default} | {_cell((field.description or '').strip())} |"
+    yield ""
+
+
+def _toml(value: object) -> str:
+    """A default as it would stand in the file; sections and what is not set have none."""
+    if value is None:
+        return "unset"
+    return "" if isinstance(value, dict) else f"`{json.dumps(value)}`"
+
+
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
@@ -106,7 +161,8 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="write nothing; fail if a page is stale")
     check = parser.parse_args().check
     stale = False
-    for name, page in {"reasons.md": reasons_page(), "keyctl.md": keyctl_page()}.items():
+    pages = {"reasons.md": reasons_page(), "keyctl.md": keyctl_page(), "config-keyd.md": config_page()}
+    for name, page in pages.items():
         file = DOCS / name
         current = file.read_text("utf-8") if file.exists() else ""
         if current == page:
