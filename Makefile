@@ -12,7 +12,7 @@ REAL := tests/real/counterparts
 CACHE := .cache/counterparts
 ARGS ?=
 
-.PHONY: help demo test check dev counterparts constraints format clean
+.PHONY: help demo test check dev counterparts constraints docs format clean
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -35,6 +35,9 @@ dev: $(VENV)/dev.stamp ## the development environment alone, in .venv
 format: dev ## rewrite the sources as `make check` wants them
 	@$(VENV)/bin/ruff check --fix .
 	@$(VENV)/bin/ruff format .
+
+docs: dev ## rewrite the documents that follow from the code
+	@$(PYTHON) -m tools.gen_docs
 
 counterparts: $(CACHE)/chain.stamp $(CACHE)/v2.stamp $(CACHE)/v1.stamp ## chain, token and official SDKs that the tests pay
 
