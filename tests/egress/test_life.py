@@ -148,7 +148,7 @@ class SlowStream:
 async def refused(egress: EgressProcess) -> bool:
     try:
         _, writer = await asyncio.open_connection(*egress.address)
-    except ConnectionRefusedError:
+    except ConnectionError:  # refused, or reset if the port was closed under it
         return True
     writer.close()
     return False
