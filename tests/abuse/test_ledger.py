@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import resource
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,37 @@ async def test_a_rewritten_ledger_verifies_and_differs_from_a_head_kept_elsewher
 
 def append(type_: str, actor: str, data: dict[str, object]) -> Callable[[Transaction], object]:
     return lambda tx: tx.append(type_, actor, data)
+
+
+@contextmanager
+def full_disk(stage: Stage) -> Iterator[None]:
+    """No file of keyd may grow any more: writes fail as they do on a full disk."""
+    pid = stage.payer.keyd.program.pid
+    journal = stage.payer.keyd.ledger.with_name("ledger.sqlite3-wal")
+    _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (journal.stat().st_size, hard))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard, hard))
+
+
+@pytest.mark.attack(47)
+async def test_a_full_disk_means_no_signature(stage: Stage, seller: Seller) -> None:
+    """Nothing can be recorded then, so not even the refusal is: the program sees it, and keyd's log."""
+    async with stage.serving(seller) as upstream:
+        await stage.check_sells(seller, upstream)
+        seller.forget()
+        before = stage.entries(upstream, "x402.payment.attempt")
+        with full_disk(stage):
+            for path in ("/a", "/b"):
+                answer = await stage.get(upstream, path)
+                why = "rejected; reason=ledger_unavailable"
+                assert (answer.status, answer.get("X-402-Egress")) == (402, why)
+        assert seller.payments == []
+        assert stage.entries(upstream, "x402.payment.attempt") == before
+        await stage.check_sells(seller, upstream, "/b")
+    assert verify(stage.payer.keyd.ledger)[0] == 0
 
 
 type Document = dict[str, str]

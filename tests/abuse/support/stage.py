@@ -152,8 +152,8 @@ class Stage:
         before = config.read_text()
         document = tomllib.loads(before)
         document[section] |= settings
-        await self._restart_keyd(tomli_w.dumps(document))
         try:
+            await self._restart_keyd(tomli_w.dumps(document))
             yield
         finally:
             await self._restart_keyd(before)
