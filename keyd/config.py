@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic_settings import SettingsConfigDict
 
 from keyd import api, callers, configfile
 from keyd.assets import DEFAULT_ASSETS, Asset, AssetTable
@@ -69,24 +70,31 @@ Caller = Annotated[str, BeforeValidator(callers.check_entry)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 class PeerSettings(_Section):
     """Who has which role: user names, numeric uids, or `@group`."""
 
     egress: list[str | int] = []
+    """Asks for payments and reports their outcomes: the user of osmoda-egress."""
     admin: list[str | int] = ["root"]
+    """Changes policy, approves, imports wallets, reads the ledger."""
     agent: list[str | int] = []
+    """Sees policy and spending, tightens and freezes; anything wider becomes a proposal."""
     reconciler: list[str | int] = []
+    """Brings proof from the chain, the only thing that gives budget back: the user of osmoda-reconcile."""
 
 
 class BudgetSettings(_Section):
     """A daily budget for one domain, one caller, or one caller at one domain, named as the ledger names them."""
 
     domain: Domain | None = None
+    """Exactly one domain, as the ledger names it: "api.example.com", or with scheme and port. Unset: every domain."""
     caller: Annotated[str, Field(pattern=r"^[!-~]{1,64}$")] | None = None
+    """As the ledger names it: "uid:1000" or "proxy:NAME". Unset: every caller."""
     daily_usd: MicroUsd
+    """What may be spent in a UTC day."""
 
     @model_validator(mode="after")
     def _names_something(self) -> Self:
@@ -99,60 +107,102 @@ class LimitSettings(_Section):
     """How far administrators may go at run time (`keyctl x402 budget|cap|allow`). Unset: no limit."""
 
     daily_budget_usd: MicroUsd | None = None
+    """The highest daily budget that `keyctl x402 budget` may set."""
     max_payment_usd: MicroUsd | None = None
+    """The highest cap that `keyctl x402 cap` may set."""
     payments_per_minute: PerMinute | None = None
+    """The highest rate that an override may set."""
     allowed_domains: list[Domain] | None = None
+    """The only entries that may be allowed in all, those of the base included, letter by letter."""
 
 
 class X402Settings(_Section):
     """What may be paid. The defaults allow nothing, because no domain is listed."""
 
     enable: bool = True
+    """false: nothing is paid."""
     enforce: bool = True
+    """false: overrides are tried out. keyd.toml alone decides, and the ledger says what they would have refused."""
     default_wallet_label: api.Label = "default"
+    """The wallet that pays."""
     daily_budget_usd: MicroUsd = 1_000_000
+    """What may be spent in a UTC day, by all together."""
     daily_budget_per_domain_usd: MicroUsd | None = None
+    """What each domain may be paid in a day. Unset: no such limit."""
     daily_budget_per_caller_usd: MicroUsd | None = None
+    """What each caller may spend in a day. Unset: no such limit."""
     daily_budget_per_caller_and_domain_usd: MicroUsd | None = None
+    """What each caller may spend at each domain in a day. Unset: no such limit."""
     max_payment_usd: MicroUsd = 100_000
+    """What a single payment may cost."""
     payments_per_minute: PerMinute | None = None
+    """Payments signed in 60 seconds, by all together. Unset: no such limit."""
     allowed_domains: list[Domain] = []
+    """Who may be paid: "api.example.com", "*.example.com" (not itself), "http://host:port", or "*" for every https host. Nothing listed: nothing is paid."""
     denied_domains: list[Domain] = []
+    """Who is never paid, whatever allowed_domains says. Written like those."""
     callers: list[Caller] = ["*"]
+    """Who may pay: user names, "uid:1000", "@group", "proxy:NAME", or "*" for everyone whom egress can identify."""
     networks: list[Network] = ["eip155:8453"]
+    """Networks to pay on, as CAIP-2 ids."""
     pin: bool = True
+    """Hold a payment whose recipient, token or price is not that of the first one (docs/policy.md)."""
     pin_price_factor: Factor = 2000
+    """How far the price of a method and path may rise above the first one before it is held."""
     approve_above_usd: MicroUsd | None = None
+    """A payment above this waits for `keyctl x402 approve`. Unset: none does."""
     approve_first_seen: bool = False
+    """true: the first payment to a host waits for `keyctl x402 approve`."""
     quarantine_after: Annotated[int, Field(ge=0)] = 10
+    """Payments in a row without delivery or receipt, after which a host is not paid any more. 0: never."""
     proof_sources: Annotated[int, Field(ge=1, le=100)] = 1
+    """RPC servers that must agree before an unused authorization gives budget back."""
     budgets: list[BudgetSettings] = []
+    """Budgets of single domains and callers."""
     pay_to: dict[Domain, list[Annotated[str, BeforeValidator(_address)]]] = {}
+    """Domain to the only recipients that it may name."""
     limits: LimitSettings = LimitSettings()
+    """How far changes at run time may go."""
 
 
 class AssetSettings(_Section):
     """A token beyond the built-in table, or a correction of one of its rows."""
 
     network: Network
+    """CAIP-2 id of an EVM network."""
     address: Annotated[str, BeforeValidator(_address)]
+    """The token's contract."""
     symbol: Annotated[str, Field(pattern=r"^[A-Za-z0-9.$_-]{1,16}$")]
+    """For people: policy and ledger show it."""
     decimals: Annotated[int, Field(ge=0, le=36)]
+    """Decimal places of one whole token."""
     eip712_name: Annotated[str, Field(min_length=1, max_length=128)]
+    """`name` of the contract's EIP-712 domain. A wrong one makes signatures that never settle."""
     eip712_version: Annotated[str, Field(min_length=1, max_length=32)]
+    """`version` of the contract's EIP-712 domain."""
     usd_value: Annotated[int, BeforeValidator(_positive_usd), PlainSerializer(format_usd)]
+    """What one whole token counts for in budgets."""
 
 
 class Settings(configfile.TomlSettings):
     """The whole of keyd.toml."""
 
+    model_config = SettingsConfigDict(use_attribute_docstrings=True)
+
     socket: Path = Path(api.DEFAULT_SOCKET)
+    """Unix socket that keyd listens on."""
     socket_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "0660"
+    """Its mode, octal. Who may do what follows from [peers], not from this."""
     state_dir: Path = Path("/var/lib/osmoda-keyd")
+    """Ledger, wallets and overrides.toml. Nobody but keyd's user may enter it."""
     kek_file: Path | None = None
+    """Key-encryption key in a file, for trying out. Unset: the systemd credential `kek`."""
     peers: PeerSettings = PeerSettings()
+    """Who has which role."""
     x402: X402Settings = X402Settings()
+    """What may be paid."""
     assets: list[AssetSettings] = Field(default_factory=list)
+    """Tokens beyond the built-in table."""
 
     @property
     def ledger_file(self) -> Path:

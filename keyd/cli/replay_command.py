@@ -10,10 +10,12 @@ from typing import Any, Final
 import click
 
 from keyd.cli.context import Invocation, invocation, load_settings
+from keyd.cli.errors import CliError
 from keyd.cli.ledger_commands import entries_between
 from keyd.cli.payment_commands import first_day, since_option
 from keyd.cli.render import count, table, usd_of_micros
 from keyd.client import KeydClient
+from keyd.config import ConfigError
 from keyd.whatif import Difference, Replay, Replayer, Totals
 
 BEGINNING: Final = "0000-00-00"
@@ -37,7 +39,10 @@ def test(run: Invocation, file: Path, since: str | None, as_json: bool) -> None:
     counts. A replay does not know whether a person would have approved what it holds, how a seller would have
     answered what was never sent, or what a program would have done after another answer.
     """
-    policy = load_settings(file).policy()
+    try:
+        policy = load_settings(file).policy()
+    except ConfigError as error:
+        raise CliError(f"{file}: {error}", error.hint) from error
 
     async def question(keyd: KeydClient) -> Replay:
         view = await keyd.policy()

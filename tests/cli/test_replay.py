@@ -172,6 +172,12 @@ def test_a_policy_test_asks_nobody_about_a_file_that_is_wrong(keyd, ask, other):
     assert ask("x402", "policy", "test", "/nonexistent/keyd.toml").code == 1
 
 
+def test_a_policy_test_of_users_that_are_not_here_says_which(keyd, ask, other):
+    result = ask("x402", "policy", "test", other('callers = ["nobody-of-this-name"]'))
+    assert (result.code, result.out, keyd.asked) == (1, "", [])
+    assert "nobody-of-this-name" in result.err
+
+
 def test_a_policy_test_is_for_administrators(keyd, ask, other):
     keyd.answers["policy"] = POLICY
     keyd.answers["ledger_head"] = api.Refusal(code="role_insufficient", detail="uid 7 is not admin", hint="")
