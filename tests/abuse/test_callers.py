@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,9 +67,8 @@ async def test_instructions_in_terms_are_neither_obeyed_nor_kept(stage: Stage, s
         assert all(line.isprintable() for line in shown.splitlines())
         logs = b"".join(log.read_bytes() for log in stage.payer.folder.glob("*.log"))
         assert b"Ignore all previous" not in logs
-        assert (
-            len(max(stage.entries(upstream, "x402.payment.attempt"), key=len)["offers"][0]["scheme"]) <= 100
-        )
+        attempt = stage.entries(upstream, "x402.payment.attempt")[-1]
+        assert len(attempt["offers"][0]["scheme"]) <= 100
         seller.offers = [offer()]
         await stage.check_sells(seller, upstream)
 
@@ -138,8 +138,7 @@ async def test_whoever_is_not_egress_gets_no_signature(
             assert refused.value.refusal.code == code
             assert stage.entries(upstream, "x402.payment.attempt") == []
             recorded = stage.payer.entries("keyd.peer.refused")[before:]
-        assert recorded[0]["data"]["uid"] == ME
-        assert "POST /x402/sign" in {entry["data"]["request"] for entry in recorded} or len(recorded) == 1
+        assert {entry["data"]["uid"] for entry in recorded} == {ME}
         await stage.check_sells(seller, upstream)
 
 
@@ -166,27 +165,28 @@ async def test_a_program_that_pays_by_itself_is_not_helped(stage: Stage, seller:
 async def test_a_raw_key_in_a_header_goes_nowhere(stage: Stage, seller: Seller) -> None:
     key = "0x" + "c0ffee" * 10 + "c0de"
     async with stage.serving(seller) as upstream:
-        assert (await stage.get(upstream, X_402_Key=key, x_402_key=key)).status == 200
-        assert len(seller.requests) == 2
-        for request in seller.requests:
-            assert request.get("X-402-Key") is None
-        files = [file for file in stage.payer.folder.rglob("*") if file.is_file()]
-        assert [str(file) for file in files if key[2:].encode() in file.read_bytes()] == []
-        [signed] = stage.signed(upstream)
-        assert signed["wallet"] == "default"  # the wallet paid, not the key
+        answer = await stage.get(upstream, X_402_Key=key)
+        stage.check_not_asked(answer, upstream, "key_in_header")
+        [request] = seller.requests
+        assert key not in str(request)
+        files = {file: file.read_bytes() for file in stage.payer.folder.rglob("*") if file.is_file()}
+        assert [str(file) for file, content in files.items() if key[2:].encode() in content] == []
+        assert b"egress.key_in_header" in files[stage.payer.egress.log]  # the administrator is told
         await stage.check_sells(seller, upstream)
 
 
 def fetch_as(uid: int, proxy: str, url: str) -> str:
     """X-402-Egress of what plain curl gets, run by this user."""
     fields = "%{http_code} %header{x-402-egress}"
-    done = subprocess.run(
+    # Only root may become another user, and nobody needs to become itself.
+    identity: dict[str, Any] = {} if uid == ME else {"user": uid, "group": uid, "extra_groups": []}
+    done: subprocess.CompletedProcess[str] = subprocess.run(
         ["curl", "-sS", "--noproxy", "", "--proxy", proxy, "-o", "/dev/null", "-w", fields, url],
         cwd="/",
         capture_output=True,
         text=True,
         check=True,
-        **({"user": uid, "group": uid, "extra_groups": []} if uid != ME else {}),
+        **identity,
     )
     return done.stdout
 
@@ -220,6 +220,17 @@ async def test_a_user_who_is_not_listed_does_not_pay(stage: Stage, seller: Selle
             assert seller.payments == []
         async with stage.configured("x402", callers=[f"uid:{ME}"]):
             await stage.check_sells(seller, upstream)
+
+
+@pytest.mark.attack(42)
+async def test_a_caller_whom_nobody_can_name_does_not_pay(stage: Stage) -> None:
+    """From a container or another host, without a token: egress then names nobody."""
+    with pytest.raises(KeydRefused) as refused:
+        await stage.keyd.sign(purchase())
+    assert refused.value.refusal.code == "caller_unknown"
+    assert stage.payer.entries("x402.payment.rejected")[-1]["data"]["code"] == "caller_unknown"
+    known = purchase().model_copy(update={"caller": api.Caller(uid=ME)})
+    assert (await stage.keyd.sign(known)).amount == "0.001"
 
 
 def others_can_read(folder: Path, name: str) -> bool:

@@ -57,7 +57,7 @@ def newest_signed(record: Path) -> int:
     """Its number in the ledger."""
     with closing(sqlite3.connect(record)) as db:
         rows = db.execute("SELECT seq, entry FROM entries ORDER BY seq DESC")
-        return next(seq for seq, entry in rows if json.loads(entry)["type"] == "x402.payment.signed")
+        return next(int(seq) for seq, entry in rows if json.loads(entry)["type"] == "x402.payment.signed")
 
 
 EDITED = f"UPDATE entries SET entry = replace(entry, '{PAY_TO}', '{OTHER_PAY_TO}') WHERE seq = {{n}}"

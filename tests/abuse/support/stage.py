@@ -21,7 +21,7 @@ from tests.abuse.support.pki import Pki
 from tests.abuse.support.seller import Seller
 from tests.egress.support.client import App
 from tests.egress.support.upstream import Script, Upstream, serving
-from tests.egress.support.wire import Message
+from tests.egress.support.wire import Message, decode
 from tests.real.support.payer import Payer
 
 KEY = "5de4111afa1a4b94908f83103eb1f1706367c2e68ca870fc3fb9a804cdab365a"
@@ -128,8 +128,8 @@ class Stage:
         assert (answer.get("X-402-Egress") or "").startswith("paid; ")
         signed = self.signed(upstream)
         assert len(signed) == before + 1
-        assert len(seller.payments) >= 1
         newest: dict[str, Any] = signed[-1]
+        assert decode(seller.payments[-1])["payload"]["authorization"] == newest["authorization"]
         assert (await self.outcome(newest["payment_id"]))[0] == "settled"
         return newest
 
@@ -184,7 +184,7 @@ def staged(folder: Path, pki: Pki, clock: Path | None = None, **x402: Any) -> It
     payer = Payer(folder, ["*"], KEY, pki.authority, **{"daily_budget_usd": "100.00", **x402})
     if clock is not None:
         keyd = payer.keyd
-        command = [sys.executable, CLOCKED_KEYD, "--config", keyd.config]
+        command: list[str | Path] = [sys.executable, CLOCKED_KEYD, "--config", keyd.config]
         keyd.program = Program("keyd", command, keyd.log, env={"OSMODA_TEST_CLOCK": str(clock)})
     with payer:
         yield payer
