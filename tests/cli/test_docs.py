@@ -46,6 +46,12 @@ def test_every_message_of_the_protocol_has_an_example():
         api.Authorization,
         api.ExactPayload,
         api.DomainSpend,
+        api.CallerSpend,
+        api.SpendRow,
+        api.BudgetView,
+        api.BudgetChange,
+        api.Proposal,
+        api.PaymentView,
         api.OpenPayment,
         api.LedgerEntry,
     }
@@ -60,7 +66,8 @@ def test_the_protocol_names_every_endpoint_with_exactly_its_roles():
     assert table == {f"{e.method} {e.path}": ", ".join(sorted(e.roles)) for e in api.ENDPOINTS.values()}
     for endpoint in table:
         assert f"## {endpoint}\n" in PROTOCOL
-        assert f"http://keyd{endpoint.split()[1]}" in PROTOCOL
+        path = re.escape(endpoint.split()[1]).replace(r"\{id\}", "[0-9a-f]{12,32}")
+        assert re.search(rf"http://keyd{path}(?=['?\s])", PROTOCOL), endpoint
 
 
 def test_every_runtime_dependency_has_a_reason_and_every_reason_a_dependency():
