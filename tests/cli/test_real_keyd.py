@@ -62,13 +62,14 @@ def test_a_first_session_from_no_wallet_to_a_verified_ledger(real, tmp_path):
     assert "You have spent $0.00 of $1.00 today" in real("x402", "policy").out
 
     entries = [json.loads(line) for line in real("ledger", "tail", "--json").out.splitlines()]
-    assert [entry["type"] for entry in entries] == ["keyd.started", "wallet.imported", "wallet.created"]
-    assert [entry["seq"] for entry in entries] == [1, 2, 3]
+    started = ["keyd.started", "x402.policy.changed"]  # the base on its first start
+    assert [entry["type"] for entry in entries] == [*started, "wallet.imported", "wallet.created"]
+    assert [entry["seq"] for entry in entries] == [1, 2, 3, 4]
     assert KEY not in json.dumps(entries)
 
     verified = real("ledger", "verify")
     assert (verified.code, verified.err) == (0, "")
-    assert verified.out == f"ledger verified: 3 entries\nhead: 3 {entries[-1]['hash']}\n"
+    assert verified.out == f"ledger verified: 4 entries\nhead: 4 {entries[-1]['hash']}\n"
     offline = real("ledger", "verify", "--file", tmp_path / "state" / "ledger.sqlite3")
     assert offline.out == verified.out
 
