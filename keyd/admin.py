@@ -15,6 +15,7 @@ import tomli_w
 
 from keyd import api, facts, proposals
 from keyd.api import Role
+from keyd.domains import DomainPattern
 from keyd.facts import Kind
 from keyd.files import write_private
 from keyd.overrides import Document, Overrides, apply, beyond, wider
@@ -61,7 +62,7 @@ class Admin:
         except ValueError as error:
             return Deny(Reason.REQUEST_MALFORMED, str(error))
         base = self._policies.base
-        if excess := beyond(apply(base, after), self._policies.limits):
+        if excess := beyond(apply(base, after), base, self._policies.limits):
             return Deny(Reason.POLICY_LIMIT, "; ".join(excess))
         widened = wider(apply(base, before), apply(base, after))
         if widened and Role.ADMIN not in roles:
@@ -73,7 +74,7 @@ class Admin:
         self, tx: Transaction, peer: Peer, patch: api.PolicyPatch, widened: list[str]
     ) -> api.PolicyChanged | Deny:
         now_s = tx.now // 1_000_000
-        if len(proposals.waiting(tx.db, now_s)) >= proposals.MAX_PENDING:
+        if proposals.full(tx.db, "policy"):
             return Deny(Reason.POLICY_LIMIT, "too many proposals are waiting already")
         proposal, fact = proposals.proposed_change(self._entropy(6).hex(), patch, widened, str(peer), now_s)
         data = {"facts": [*proposals.expired(tx.db, now_s), fact], "proposal": proposal.id, "wider": widened}
@@ -97,7 +98,8 @@ class Admin:
         elif approve:
             before = self._policies.overrides(tx.db)
             after = before.patched(api.PolicyPatch.model_validate(waiting["patch"]))
-            if excess := beyond(apply(self._policies.base, after), self._policies.limits):
+            base = self._policies.base
+            if excess := beyond(apply(base, after), base, self._policies.limits):
                 return Deny(Reason.POLICY_LIMIT, "; ".join(excess))
             _record_change(tx, peer, before, after)
         event = "x402.policy.approved" if approve else "x402.policy.rejected"
@@ -114,6 +116,7 @@ class Admin:
         if domain is None:
             _record_change(tx, peer, self._policies.overrides(tx.db), Overrides())
             return
+        domain = _as_recorded(domain)
         changes = [facts.put(Kind.PIN, domain, None), facts.put(Kind.TROUBLE, domain, None)]
         prices = facts.under(tx.db, Kind.PRICE, facts.price_prefix(domain))
         changes += [facts.put(Kind.PRICE, key, None) for key in prices]
@@ -155,6 +158,14 @@ class Admin:
 
     async def _transact[T](self, step: Callable[[Transaction], T]) -> T:
         return await asyncio.wrap_future(self._ledger.transact(step))
+
+
+def _as_recorded(domain: str) -> str:
+    """The record's spelling of a domain that a person wrote; one that cannot be read is looked up as it is."""
+    try:
+        return str(DomainPattern.parse(domain))
+    except ValueError:
+        return domain
 
 
 def _record_change(tx: Transaction, peer: Peer, before: Overrides, after: Overrides) -> None:

@@ -140,6 +140,9 @@ class SignRequest(Message):
     offers: Annotated[list[Any], Field(min_length=1, max_length=MAX_OFFERS)]
     resource_url: Text | None = None
     """`resource.url` as the seller stated it: recorded and compared, never what policy judges."""
+    started_at: Annotated[int, Field(ge=0)] | None = None
+    """When the application's request arrived, Unix time in microseconds. One that began before an identical one
+    was answered is its parallel repeat, not a new purchase."""
     max_spend: Annotated[str, StringConstraints(max_length=256)] | None = None
     """The application's X-402-Max, as it was written (`keyd.applimits`)."""
     prefer: Annotated[str, StringConstraints(max_length=1024)] | None = None

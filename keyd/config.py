@@ -15,7 +15,7 @@ from keyd.configfile import ConfigError
 from keyd.domains import DomainPattern
 from keyd.evm import parse_address
 from keyd.money import format_usd, parse_usd
-from keyd.overrides import Limits
+from keyd.overrides import Limits, budget_domain
 from keyd.policy import BudgetRule, Policy
 
 __all__ = ["ConfigError", "Settings", "load"]
@@ -100,6 +100,8 @@ class BudgetSettings(_Section):
     def _names_something(self) -> Self:
         if self.domain is None and self.caller is None:
             raise ValueError("name a domain, a caller, or both; daily_budget_usd is the budget of all")
+        if self.domain is not None:
+            budget_domain(self.domain)
         return self
 
 

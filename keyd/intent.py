@@ -38,6 +38,10 @@ class Intent:
     offers: tuple[PaymentRequirements | Unpayable, ...]
     resource_url: str | None
     wallet_id: str | None
+    started_us: int | None = None
+    """When the application's request arrived, Unix time in microseconds."""
+    app_words: tuple[str | None, str | None] = (None, None)
+    """X-402-Max and X-402-Pay as they were written, for the record."""
     limits: AppLimits | Unpayable = field(default_factory=AppLimits)
     """What the application allows; Unpayable if it said something that cannot be read."""
 
@@ -61,7 +65,9 @@ class Intent:
             "intent": self.key,
             "method": self.method,
             "offers": [_offer_record(offer) for offer in self.offers],
+            "max_spend": self.app_words[0],
             "path": self.path,
+            "prefer": self.app_words[1],
             "resource_url": None if self.resource_url is None else self.resource_url.partition("?")[0][:512],
             "x402_version": self.x402_version,
         }
@@ -80,7 +86,9 @@ def from_request(request: api.SignRequest) -> Intent:
         offers=tuple(_read(i, entry, request.x402_version) for i, entry in enumerate(request.offers)),
         resource_url=request.resource_url,
         wallet_id=request.wallet_id,
-        limits=_limits(request),
+        started_us=request.started_at,
+        app_words=(request.max_spend, request.prefer),
+        limits=read_limits(request.max_spend, request.prefer),
     )
 
 
@@ -125,9 +133,10 @@ def from_flat(request: api.FlatSignRequest, assets: AssetTable, now_s: int, call
     )
 
 
-def _limits(request: api.SignRequest) -> AppLimits | Unpayable:
+def read_limits(maximum: str | None, pay: str | None) -> AppLimits | Unpayable:
+    """X-402-Max and X-402-Pay, or why they cannot be read."""
     try:
-        return AppLimits.parse(request.max_spend, request.prefer)
+        return AppLimits.parse(maximum, pay)
     except ValueError as error:
         return Unpayable(Reason.APP_LIMIT_MALFORMED, str(error))
 

@@ -22,6 +22,10 @@ _CLIP: Final = 100
 """Characters of a seller's text that are kept for the record; real values are shorter."""
 
 
+_JUDGED_EXTRA: Final = ("name", "version", "assetTransferMethod", "paymentFlow")
+"""Members of `extra` that the judgement depends on."""
+
+
 @dataclass(frozen=True, slots=True)
 class PaymentRequirements:
     """One entry of `accepts`, v1 or v2, with its syntax checked. `index` is its place in the 402."""
@@ -58,7 +62,7 @@ class PaymentRequirements:
             extra=_extra(entry.get("extra"), version),
         )
 
-    def summary(self) -> dict[str, str | int]:
+    def summary(self) -> dict[str, Any]:
         """What the ledger keeps of a received offer: enough to judge it again under another policy."""
         timeout = self.max_timeout_seconds
         return {
@@ -67,9 +71,8 @@ class PaymentRequirements:
             "amount": self.amount[:_CLIP],
             "asset": self.asset[:_CLIP],
             "pay_to": self.pay_to[:_CLIP],
-            "max_timeout_seconds": timeout
-            if _is_int(timeout) and abs(timeout) < 2**53
-            else str(timeout)[:_CLIP],
+            "extra": {name: _recordable(self.extra[name]) for name in _JUDGED_EXTRA if name in self.extra},
+            "max_timeout_seconds": _recordable(timeout),
         }
 
 
@@ -170,6 +173,13 @@ def _extra(value: object, version: int) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("extra is not an object")
     return value
+
+
+def _recordable(value: object) -> str | int:
+    """A seller's value as the ledger can hold it: a small integer as it is, everything else as clipped text."""
+    if _is_int(value) and abs(value) < 2**53:
+        return value
+    return (value if isinstance(value, str) else repr(value))[:_CLIP].encode(errors="replace").decode()
 
 
 def _is_int(value: object) -> TypeGuard[int]:

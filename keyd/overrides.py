@@ -90,7 +90,9 @@ class Overrides:
         deny = [_normal(text) for text in patch.deny]
         budgets = {(rule.domain, rule.caller): rule for rule in self.budgets}
         for change in patch.budgets:
-            key = (change.domain, change.caller)
+            key = (None if change.domain is None else budget_domain(change.domain), change.caller)
+            if key == (None, None):
+                raise ValueError("a budget names a domain, a caller, or both")
             budgets.pop(key, None)
             if change.daily_usd is not None:
                 budgets[key] = BudgetRule(*key, parse_usd(change.daily_usd))
@@ -133,8 +135,8 @@ def wider(before: Policy, after: Policy) -> list[str]:
     return list(_widenings(before, after))
 
 
-def beyond(policy: Policy, limits: Limits) -> list[str]:
-    """In words, where `policy` exceeds the limits that the base sets for overrides."""
+def beyond(policy: Policy, base: Policy, limits: Limits) -> list[str]:
+    """In words, where `policy` exceeds the limits that the base sets for overrides. The base itself never does."""
     found = []
     for name, limit, value in (
         ("daily budget", limits.daily_budget, policy.daily_budget),
@@ -145,9 +147,8 @@ def beyond(policy: Policy, limits: Limits) -> list[str]:
     if _exceeds(policy.payments_per_minute, limits.payments_per_minute):
         found.append(f"payments per minute > {limits.payments_per_minute}")
     if limits.domains is not None:
-        found += [
-            f"domain {p} is not within the limits" for p in policy.allowed_domains if p not in limits.domains
-        ]
+        within = (*base.allowed_domains, *limits.domains)
+        found += [f"domain {p} is not within the limits" for p in policy.allowed_domains if p not in within]
     return found
 
 
@@ -197,6 +198,14 @@ def _or[T](value: T | None, otherwise: T) -> T:
 
 def _usd_or(text: str | None, otherwise: int | None) -> int | None:
     return otherwise if text is None else parse_usd(text)
+
+
+def budget_domain(text: str) -> str:
+    """A domain as the record spells it. Raises ValueError for a pattern: a budget is kept for one domain."""
+    pattern = DomainPattern.parse(text)
+    if pattern.subdomains or pattern.port is None:
+        raise ValueError(f"{text!r}: a budget is kept for one domain, not for a pattern")
+    return str(pattern)
 
 
 def _normal(text: str) -> str:

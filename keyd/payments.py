@@ -90,6 +90,14 @@ def cools_down(db: sqlite3.Connection, payment: Payment, now_s: int) -> bool:
     return now_s < refused_at + COOL_DOWN_S
 
 
+def overlaps(db: sqlite3.Connection, payment: Payment, started_us: int | None, now_s: int) -> bool:
+    """The application had not got the answer to `payment` yet when it sent this same request: a parallel repeat."""
+    if started_us is None or not payment.delivered or now_s > payment.authorization.valid_before:
+        return False
+    delivered_at = next(e.ts for e in _entries(db, payment) if e.data.get("delivered") is True)
+    return started_us < datetime.fromisoformat(delivered_at).timestamp() * 1_000_000
+
+
 def unproven(db: sqlite3.Connection, after: int, limit: int) -> list[Payment]:
     """Payments signed after entry `after` whose end the chain has not confirmed, oldest first."""
     return _payments(db.execute(_UNPROVEN, (after, limit)).fetchall())
@@ -102,12 +110,7 @@ def newest(db: sqlite3.Connection, *, state: str | None, domain: str | None, lim
 
 def entries_about(db: sqlite3.Connection, payment: Payment) -> list[Entry]:
     """The attempt that led to it, and every entry since, in order."""
-    rows = db.execute(
-        "SELECT CAST(e.entry AS BLOB), e.hash FROM payment_entries p JOIN entries e ON e.seq = p.seq"
-        " WHERE p.payment_id = ? ORDER BY p.seq",
-        (payment.payment_id,),
-    )
-    story = [entry.decode(encoded, hash_) for encoded, hash_ in rows]
+    story = _entries(db, payment)
     attempt = db.execute(
         "SELECT CAST(entry AS BLOB), hash FROM entries WHERE seq = ?", (story[0].data["attempt"],)
     ).fetchone()
@@ -151,6 +154,15 @@ def spend_by(
 ) -> list[tuple[str, int, int]]:
     """(key, micro-USD, calls) over the days `since` to `until`. An asset's key is "network address"."""
     return db.execute(_SPEND_BY[by], (since, until)).fetchall()
+
+
+def _entries(db: sqlite3.Connection, payment: Payment) -> list[Entry]:
+    rows = db.execute(
+        "SELECT CAST(e.entry AS BLOB), e.hash FROM payment_entries p JOIN entries e ON e.seq = p.seq"
+        " WHERE p.payment_id = ? ORDER BY p.seq",
+        (payment.payment_id,),
+    )
+    return [entry.decode(encoded, hash_) for encoded, hash_ in rows]
 
 
 def _payments(rows: list[tuple[Any, ...]]) -> list[Payment]:

@@ -23,7 +23,7 @@ MAX_PENDING: Final = 200
 
 
 def held_payment(
-    db: sqlite3.Connection, intent: Intent, denial: Deny, offer: Offer, by: str, now_s: int
+    db: sqlite3.Connection, intent: Intent, denial: Deny, offer: Offer, now_s: int
 ) -> tuple[str, list[Fact]]:
     """The id under which a person may approve `offer`, and the facts to record: none if it is waiting already."""
     key = approval_id(intent, offer)
@@ -32,9 +32,9 @@ def held_payment(
     if known is not None and now_s <= known["expires_at"]:
         return key, []
     changes = expired(db, now_s)
-    if len(pending) - len(changes) >= MAX_PENDING:
+    if full(db, "payment") and not changes:
         return key, []
-    value = _entry("payment", denial.detail, by, now_s) | {"code": denial.reason.value}
+    value = _entry("payment", denial.detail, intent.caller, now_s) | {"code": denial.reason.value}
     return key, [*(c for c in changes if c["key"] != key), facts.put(Kind.PENDING, key, value)]
 
 
@@ -51,6 +51,12 @@ def find(db: sqlite3.Connection, proposal_id: str, now_s: int) -> dict[str, Any]
     """What waits under this id; None if nothing does, or not any more."""
     value: dict[str, Any] | None = facts.get(db, Kind.PENDING, proposal_id)
     return None if value is None or now_s > value["expires_at"] else value
+
+
+def full(db: sqlite3.Connection, kind: str) -> bool:
+    """No more of this kind are taken. Each kind by itself: an agent's proposals must not hide held payments."""
+    same_kind = [value for value in facts.every(db, Kind.PENDING).values() if value["kind"] == kind]
+    return len(same_kind) >= MAX_PENDING
 
 
 def waiting(db: sqlite3.Connection, now_s: int) -> list[api.Proposal]:

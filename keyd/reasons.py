@@ -112,8 +112,8 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.DOMAIN_NOT_ALLOWED: Explanation(
         "The host that asked for money is not on the list of domains that may be paid.",
-        "If you trust it, add it to `allowed_domains` under [x402] in keyd.toml: `api.example.com`, "
-        "`*.example.com`, or `http://host:port` for plain http.",
+        "If you trust it: `keyctl x402 allow DOMAIN`, or `allowed_domains` under [x402] in keyd.toml "
+        "(`api.example.com`, `*.example.com`, or `http://host:port` for plain http).",
     ),
     Reason.DOMAIN_DENIED: Explanation(
         "The host that asked for money is on the list of domains that are never paid.",
@@ -133,7 +133,7 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.INTENT_OPEN_TERMS_CHANGED: Explanation(
         "This request was already paid for and the outcome is open, but the server now asks for other terms.",
-        "Wait until the first payment has expired (`keyctl ledger tail` shows valid_before), then try again. "
+        "Wait until the first payment has expired (`keyctl x402 payments` shows when), then try again. "
         "A second payment for the same request is never made while the first can still be settled.",
     ),
     Reason.INTENT_UNRESOLVED: Explanation(
@@ -142,7 +142,7 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.BUDGET_DAILY: Explanation(
         "The payment would exceed today's budget.",
-        "Wait until the next UTC day, or raise `daily_budget_usd` in keyd.toml. `keyctl x402 policy` shows what was spent.",
+        "`keyctl x402 policy` shows what was spent. Wait until the next UTC day, or `keyctl x402 budget USD`.",
     ),
     Reason.BUDGET_DOMAIN: Explanation(
         "The payment would exceed what this domain may be paid in a day.",
@@ -242,12 +242,13 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
         "If the price is right, raise or drop X-402-Max in the program's request.",
     ),
     Reason.APP_LIMIT_MALFORMED: Explanation(
-        "The program's X-402-Max or X-402-Pay cannot be read, so nothing is paid.",
-        "Write X-402-Max like `0.05`, `USDC:0.05` or `USDC@base:0.05`, and X-402-Pay like `USDC@base`.",
+        "The program's X-402-Max, X-402-Pay or X-402-Intent cannot be read, or came twice, so nothing is paid.",
+        "Write X-402-Max like `0.05`, `USDC:0.05` or `USDC@base:0.05`, X-402-Pay like `USDC@base`, and "
+        "X-402-Intent with 1 to 128 characters; each once, in the request's head.",
     ),
     Reason.CAP_PER_PAYMENT: Explanation(
         "The cheapest acceptable offer costs more than a single payment may.",
-        "If the price is right, raise `max_payment_usd` under [x402] in keyd.toml.",
+        "If the price is right, `keyctl x402 cap USD`, or raise `max_payment_usd` under [x402] in keyd.toml.",
     ),
     Reason.PEER_UNKNOWN: Explanation(
         "The user that connected to keyd's socket has no role.",
@@ -263,7 +264,7 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.PAYMENT_UNKNOWN: Explanation(
         "There is no payment with this id.",
-        "`keyctl ledger tail` lists the payments that were made.",
+        "`keyctl x402 payments` lists the payments that were made.",
     ),
     Reason.WALLET_EXISTS: Explanation(
         "A wallet with this label exists already, and is never overwritten.",
@@ -327,7 +328,7 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.ALREADY_PAID: Explanation(
         "The server answered 402 again after the payment was sent.",
-        "It is never paid twice for one request. `keyctl ledger tail` shows the payment; its money stays counted as spent.",
+        "It is never paid twice for one request. `keyctl x402 show ID` tells the story; its money stays counted as spent.",
     ),
     Reason.UPSTREAM_LOST: Explanation(
         "The server could not be reached again after its 402, so the payment was not sent.",

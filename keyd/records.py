@@ -91,7 +91,7 @@ def reject(tx: Transaction, peer: Peer, intent: Intent, asked: Entry, denial: De
         tx.append("x402.budget.exceeded", str(peer), data)
     if denial.ask is not None:
         now_s = tx.now // 1_000_000
-        key, changes = proposals.held_payment(tx.db, intent, denial, denial.ask, str(peer), now_s)
+        key, changes = proposals.held_payment(tx.db, intent, denial, denial.ask, now_s)
         data |= {"approval": key} | ({"facts": changes} if changes else {})
         denial = Deny(denial.reason, f"{denial.detail} (approval id {key})")
     tx.append("x402.payment.rejected", str(peer), data)

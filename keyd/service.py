@@ -89,7 +89,7 @@ class Service:
         policy = self.policies.governing(tx.db)
         record = standing.load(tx.db, intent, policy, now_s=now_s, day=day)
         earlier = payments.latest_of(tx.db, intent.intent_key)
-        repeated = earlier if earlier is not None and earlier.is_open(now_s) else None
+        repeated = earlier if earlier is not None and _is_repeat(tx, intent, earlier, now_s) else None
         attempt = tx.append("x402.payment.attempt", str(peer), records.attempt(intent, repeated))
 
         if denial := admit(intent, policy, record):
@@ -207,6 +207,10 @@ class Service:
 
     async def _transact[T](self, step: Callable[[Transaction], T]) -> T:
         return await asyncio.wrap_future(self.ledger.transact(step))
+
+
+def _is_repeat(tx: Transaction, intent: Intent, earlier: Payment, now_s: int) -> bool:
+    return earlier.is_open(now_s) or payments.overlaps(tx.db, earlier, intent.started_us, now_s)
 
 
 def _repeat(

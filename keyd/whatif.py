@@ -17,26 +17,15 @@ from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from keyd import api
-from keyd.intent import Intent
+from keyd.intent import Intent, read_limits
 from keyd.offers import Offer, PaymentRequirements, Unpayable
 from keyd.policy import Allow, Deny, Pin, Policy, Spent, Standing, decide
 from keyd.reasons import Reason
 
 RATE_WINDOW_S: Final = 60
 
-NOT_REPLAYED: Final = frozenset(
-    {
-        Reason.WALLET_MISSING,
-        Reason.WALLET_UNREADABLE,
-        # The ledger keeps neither `extra` of an offer nor the application's own limits.
-        Reason.ASSET_MISMATCH,
-        Reason.TRANSFER_METHOD_UNSUPPORTED,
-        Reason.PAYMENT_FLOW_UNSUPPORTED,
-        Reason.APP_LIMIT,
-        Reason.APP_LIMIT_MALFORMED,
-    }
-)
-"""Refusals that no policy decides, or that the record cannot judge again: they stand as they were."""
+NOT_REPLAYED: Final = frozenset({Reason.WALLET_MISSING, Reason.WALLET_UNREADABLE})
+"""Refusals that no policy decides: they stand as they were."""
 
 REPEATS: Final = frozenset({Reason.COOL_DOWN, Reason.INTENT_OPEN_TERMS_CHANGED, Reason.INTENT_UNRESOLVED})
 """Refusals of the repeat of a payment. A repeat costs nothing and is no purchase of its own: it is left out."""
@@ -189,6 +178,7 @@ def intent_of(data: Mapping[str, Any]) -> Intent:
         offers=tuple(_terms(index, offer) for index, offer in enumerate(data["offers"])),
         resource_url=data["resource_url"],
         wallet_id=None,
+        limits=read_limits(data.get("max_spend"), data.get("prefer")),
     )
 
 
@@ -329,7 +319,7 @@ def _terms(index: int, offer: Mapping[str, Any]) -> PaymentRequirements | Unpaya
         asset=offer["asset"],
         pay_to=offer["pay_to"],
         max_timeout_seconds=offer["max_timeout_seconds"],
-        extra={},
+        extra=offer.get("extra", {}),
     )
 
 

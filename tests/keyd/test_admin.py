@@ -142,6 +142,37 @@ async def test_what_cannot_be_read_changes_nothing(rig: Rig) -> None:
     assert rig.entries() == []
 
 
+async def test_a_budget_that_could_never_bind_is_refused(rig: Rig) -> None:
+    for domain, caller in (("*.example.com", None), ("*", "uid:1"), (None, None)):
+        budget = api.BudgetChange(domain=domain, caller=caller, daily_usd="0.01")
+        denied = await rig.admin.change(ROOT, ADMIN, api.PolicyPatch(budgets=[budget]))
+        assert isinstance(denied, Deny)
+        assert denied.reason is Reason.REQUEST_MALFORMED
+
+
+async def test_a_budget_binds_however_its_domain_is_spelled(rig: Rig) -> None:
+    await change(rig, budgets=[api.BudgetChange(domain="https://API.example.com:443", daily_usd="0.0005")])
+    assert (await rig.refused()).reason is Reason.BUDGET_DOMAIN
+
+
+async def test_an_agents_proposals_do_not_hide_a_held_payment(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keyd.proposals.MAX_PENDING", 2)
+    rig.policy(approve_above=0)
+    for n in range(2):
+        await change(rig, AGENT, daily_budget_usd=f"{n + 5}.00")
+    crowded = await rig.admin.change(BOT, AGENT, api.PolicyPatch(daily_budget_usd="9.00"))
+    assert isinstance(crowded, Deny)
+    await rig.refused()
+    assert [p.kind for p in rig.view().pending].count("payment") == 1
+
+
+async def test_limits_do_not_turn_the_base_against_itself(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(limits=Limits(domains=(DomainPattern.parse("other.example.com"),)))
+    assert (await change(rig, max_payment_usd="0.01")).applied
+
+
 async def test_reset_returns_to_the_base(rig: Rig) -> None:
     await change(rig, max_payment_usd="0.0001", deny=["api.example.com"])
     await rig.admin.reset(ROOT, None)
@@ -250,4 +281,4 @@ def _payable(policy: Policy, origin: api.Origin) -> bool:
 
 @given(OVERRIDES)
 def test_nothing_is_beyond_limits_that_are_not_set(overrides: Overrides) -> None:
-    assert beyond(apply(POLICY, overrides), Limits()) == []
+    assert beyond(apply(POLICY, overrides), POLICY, Limits()) == []

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from keyd.assets import DEFAULT_ASSETS, V1_NETWORKS, Asset, AssetTable
 from keyd.offers import Offer, PaymentRequirements, Unpayable, judge
 from keyd.reasons import Reason
+from ledger import canonical
 
 USDC = "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
 SELLER = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C"
@@ -166,8 +167,7 @@ def test_a_half_right_offer_is_judged_or_refused_and_its_summary_can_be_recorded
     if isinstance(found, Offer):
         assert 0 < found.amount < 2**256
         assert found.window_s > 0
-    assert all(isinstance(value, str) or abs(value) < 2**53 for value in terms.summary().values())
-    assert all(len(value) <= 100 for value in terms.summary().values() if isinstance(value, str))
+    assert len(canonical.encode(terms.summary())) < 8_000
 
 
 def test_a_sellers_text_cannot_forge_a_log_line() -> None:

@@ -124,6 +124,21 @@ async def test_parallel_repeats_share_one_authorization(rig: Rig) -> None:
     assert len(rig.entries("x402.payment.signed")) == 1
 
 
+async def test_a_request_that_began_before_an_identical_one_was_answered_is_its_parallel_repeat(
+    rig: Rig,
+) -> None:
+    began = rig.clock.now_us
+    first = await rig.paid(started_at=began)
+    rig.clock.advance(1)
+    await rig.report(first, http_status=200, settlement=SETTLED)
+    late = await rig.paid(started_at=began + 500_000)
+    assert late.signature == first.signature
+    rig.clock.advance(5)
+    await rig.service.record_evidence(EGRESS, proof(first, used=True, at=1))
+    after = await rig.paid(started_at=began + 1_000_001)
+    assert after.payment.authorization.nonce != first.payment.authorization.nonce
+
+
 async def test_requests_that_differ_are_paid_apart(rig: Rig) -> None:
     different = [
         await rig.paid(what=1),
