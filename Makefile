@@ -10,6 +10,8 @@ PYTHON := $(VENV)/bin/python
 PIP := $(PYTHON) -m pip install -qq --disable-pip-version-check -c constraints.txt
 REAL := tests/real/counterparts
 CACHE := .cache/counterparts
+PROGRAMS := tests/programs/counterparts
+PROGRAM_CACHE := .cache/programs
 ARGS ?=
 
 .PHONY: help demo test check dev counterparts constraints docs format clean
@@ -39,7 +41,7 @@ format: dev ## rewrite the sources as `make check` wants them
 docs: dev ## rewrite the documents that follow from the code
 	@$(PYTHON) -m tools.gen_docs
 
-counterparts: $(CACHE)/chain.stamp $(CACHE)/v2.stamp $(CACHE)/v1.stamp ## chain, token and official SDKs that the tests pay
+counterparts: $(CACHE)/chain.stamp $(CACHE)/v2.stamp $(CACHE)/v1.stamp $(PROGRAM_CACHE)/npm.stamp $(PROGRAM_CACHE)/venv.stamp ## chain, official SDKs and client programs for the tests
 
 constraints: ## resolve every dependency anew and pin the result, on each Python >= 3.12 of this machine
 	@"$$(tools/find-python)" tools/pin-dependencies
@@ -68,6 +70,18 @@ $(CACHE)/chain.stamp: $(REAL)/package.json
 	@echo '· installing the test chain (anvil) and Circle’s USDC contracts'
 	@mkdir -p $(CACHE)/npm && cp $< $(CACHE)/npm/
 	@npm install --prefix $(CACHE)/npm --ignore-scripts --no-audit --no-fund --no-package-lock --loglevel=error >/dev/null
+	@touch $@
+
+$(PROGRAM_CACHE)/npm.stamp: $(PROGRAMS)/package.json
+	@echo '· installing Node programs that pay without knowing it (axios, undici)'
+	@mkdir -p $(PROGRAM_CACHE)/npm && cp $< $(PROGRAM_CACHE)/npm/
+	@npm install --prefix $(PROGRAM_CACHE)/npm --ignore-scripts --no-audit --no-fund --no-package-lock --loglevel=error >/dev/null
+	@touch $@
+
+$(PROGRAM_CACHE)/venv.stamp: $(PROGRAMS)/python.txt tools/make-venv
+	@tools/make-venv $(PROGRAM_CACHE)/venv
+	@echo '· installing Python programs that pay without knowing it (the MCP client, uv)'
+	@$(PROGRAM_CACHE)/venv/bin/python -m pip install -qq --disable-pip-version-check -r $<
 	@touch $@
 
 # Environments of their own: the SDKs pin versions that osmoda-x402 must not depend on.

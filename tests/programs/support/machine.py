@@ -1,0 +1,108 @@
+"""A user's machine with egress on it: starts programs as a person would, and sees when their output comes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from demo.programs import BIN, Program
+from tests.real.support.counterparts import Authority
+from tests.real.support.payer import Payer
+
+ROOT = Path(__file__).resolve().parents[3]
+CLIENTS = ROOT / "tests/programs/clients"
+CACHE = ROOT / ".cache/programs"
+PAY_TO = "0x90F79bf6EB2c4f870365E785982E1f101E93b906"
+
+
+@dataclass(frozen=True)
+class Output:
+    code: int
+    lines: list[tuple[float, str]]
+    """Each line of stdout, and when it came (Unix seconds)."""
+    stderr: str
+
+    @property
+    def text(self) -> str:
+        return "".join(line for _, line in self.lines)
+
+    def delays(self) -> list[float]:
+        """Seconds from the shop to us, for each event of a stream."""
+        events = [(at, json.loads(line[6:])) for at, line in self.lines if line.startswith("data: ")]
+        return [at - event["sent"] for at, event in events]
+
+
+class Machine:
+    """`home` is the user's; `work` an empty folder of the running test."""
+
+    def __init__(self, home: Path, payer: Payer, upstream_ca: Path) -> None:
+        self.home = home
+        self.work = home
+        self.payer = payer
+        self._upstream_ca = upstream_ca
+        home.mkdir()
+
+    def run(self, command: Sequence[str | Path], *, no_proxy: str = "", **variables: str) -> Output:
+        """`keyctl x402 run -- COMMAND`, in a shell's environment without any proxy or certificate of this machine."""
+        egress = self.payer.egress
+        options = ["--proxy", egress.url, "--ca", str(egress.ca_certificate), "--no-proxy", no_proxy]
+        words = [str(BIN / "keyctl"), "x402", "run", *options, "--", *map(str, command)]
+        return self._start(words, variables)
+
+    def run_bare(self, command: Sequence[str | Path]) -> Output:
+        """The same program without keyctl: the negative twin."""
+        return self._start([str(word) for word in command], {})
+
+    def paid(self) -> int:
+        """Number of payments so far."""
+        return len(self.payer.signed())
+
+    def _start(self, words: list[str], variables: dict[str, str]) -> Output:
+        environment = {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "HOME": str(self.home),
+            "LANG": "C.UTF-8",
+            "PYTHONUNBUFFERED": "1",
+            "NPM_FOLDER": str(CACHE / "npm"),
+            "SSL_CERT_FILE": str(self._upstream_ca),  # an authority that the user trusted before
+            **variables,
+        }
+        process = subprocess.Popen(
+            words,
+            cwd=self.work,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            lines = [(time.time(), line) for line in process.stdout]
+            stderr = process.stderr.read()
+            return Output(process.wait(60), lines, stderr)
+        finally:
+            process.kill()
+            process.wait()
+
+
+def shop_program(log: Path, goods: Path, authority: Authority | None = None) -> Program:
+    command: list[str | Path] = [sys.executable, "-m", "tests.programs.support.shop", "--pay-to", PAY_TO]
+    command += ["--goods", goods]
+    if authority:
+        command += ["--tls-certificate", authority.certificate, "--tls-key", authority.key]
+    return Program("shop", command, log, {"PYTHONPATH": str(ROOT)})
+
+
+def installed(name: str) -> Path:
+    """`npm` or `venv` below the cache; made by `make counterparts`."""
+    if not (CACHE / f"{name}.stamp").exists():
+        raise FileNotFoundError("the programs to try are not installed: run `make counterparts`")
+    return CACHE / name
