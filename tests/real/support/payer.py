@@ -7,6 +7,8 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,6 +18,10 @@ from typing import Any
 from demo.stack import Egress, Keyd
 
 NETWORK = "eip155:84532"
+OUTCOME_S = 10.0
+"""Deadline for a report that takes milliseconds."""
+OUTCOMES_WITHIN_S = 10.0
+"""Egress reports within milliseconds, and tries again for some seconds if keyd does not answer."""
 
 
 class Payer:
@@ -99,10 +105,34 @@ class Payer:
             for entry in self.entries("x402.payment.signed")
         }
 
+    def wait_for_outcomes(self) -> None:
+        """Until the ledger has an outcome of every payment: egress reports it after the program has its answer."""
+        deadline = time.monotonic() + OUTCOME_S
+        while missing := self.signed().keys() - self._with_outcome():
+            assert time.monotonic() < deadline, f"no outcome of {missing} after {OUTCOME_S} s"
+            time.sleep(0.02)
+
+    def _with_outcome(self) -> set[str]:
+        outcomes = ("x402.payment.settled", "x402.payment.refused", "x402.payment.unknown")
+        return {entry["data"]["payment_id"] for entry in self.entries(*outcomes)}
+
     def settled(self) -> int:
-        """Atomic units of all payments that the ledger calls settled."""
+        """Atomic units of all payments that the ledger calls settled, once each has its outcome on record: egress
+        reports behind the program's back, so a program can be done before its payment is."""
+        deadline = time.monotonic() + OUTCOMES_WITHIN_S
+        while unreported := self.signed().keys() - self._with_outcome():
+            assert time.monotonic() < deadline, f"no outcome of {unreported}"
+            time.sleep(0.02)
+        return self.settled_so_far()
+
+    def settled_so_far(self) -> int:
+        """The same, without waiting for what is still to be reported."""
         signed = self.signed()
         return sum(signed[entry["data"]["payment_id"]] for entry in self.entries("x402.payment.settled"))
+
+    def _with_outcome(self) -> set[str]:
+        kinds = (f"x402.payment.{state}" for state in ("settled", "refused", "unknown"))
+        return {entry["data"]["payment_id"] for entry in self.entries(*kinds)}
 
     def policy(self) -> dict[str, Any]:
         view: dict[str, Any] = json.loads(self.succeed("x402", "policy", "--json"))
