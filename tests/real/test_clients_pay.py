@@ -23,7 +23,6 @@ def _chain_and_ledger_agree(payer: Payer, chain: Chain) -> Iterator[None]:
     """Whatever a test pays: the payer's balance falls by exactly what the ledger says was settled."""
     balance, settled, received = chain.balance("payer"), payer.settled(), chain.balance("payee")
     yield
-    payer.wait_for_outcomes()
     paid = balance - chain.balance("payer")
     assert paid == payer.settled() - settled
     assert paid == chain.balance("payee") - received

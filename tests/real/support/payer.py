@@ -8,7 +8,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -18,8 +17,6 @@ from typing import Any
 from demo.stack import Egress, Keyd
 
 NETWORK = "eip155:84532"
-OUTCOME_S = 10.0
-"""Deadline for a report that takes milliseconds."""
 OUTCOMES_WITHIN_S = 10.0
 """Egress reports within milliseconds, and tries again for some seconds if keyd does not answer."""
 
@@ -104,17 +101,6 @@ class Payer:
             entry["data"]["payment_id"]: int(entry["data"]["authorization"]["value"])
             for entry in self.entries("x402.payment.signed")
         }
-
-    def wait_for_outcomes(self) -> None:
-        """Until the ledger has an outcome of every payment: egress reports it after the program has its answer."""
-        deadline = time.monotonic() + OUTCOME_S
-        while missing := self.signed().keys() - self._with_outcome():
-            assert time.monotonic() < deadline, f"no outcome of {missing} after {OUTCOME_S} s"
-            time.sleep(0.02)
-
-    def _with_outcome(self) -> set[str]:
-        outcomes = ("x402.payment.settled", "x402.payment.refused", "x402.payment.unknown")
-        return {entry["data"]["payment_id"] for entry in self.entries(*outcomes)}
 
     def settled(self) -> int:
         """Atomic units of all payments that the ledger calls settled, once each has its outcome on record: egress
