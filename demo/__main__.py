@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
 from decimal import Decimal
 from pathlib import Path
@@ -25,6 +26,10 @@ from demo.stack import Egress, Keyd
 SELLER_ADDRESS = "0x90F79bf6EB2c4f870365E785982E1f101E93b906"
 """One of the public development addresses that every local test chain has."""
 X402 = {"daily_budget_usd": "1.00", "max_payment_usd": "0.10", "networks": ["eip155:84532"]}
+
+
+OUTCOME_S = 5.0
+"""How long egress may take to report a payment's outcome: it does so after curl has its answer."""
 
 
 class StepFailed(Exception):
@@ -50,8 +55,12 @@ class Stage:
         print(f"  $ {command}", flush=True)
 
     def run(self, command: str) -> str:
-        """Shows and runs `command`, without a shell; its output. Raises StepFailed with its errors."""
+        """Shows and runs `command`; its output. Raises StepFailed with its errors."""
         self.show(command)
+        return self.output(command)
+
+    def output(self, command: str) -> str:
+        """The same without showing it. No shell takes part."""
         done = subprocess.run(
             command.split(),
             cwd=self.folder,
@@ -170,9 +179,15 @@ def curl(stage: Stage, arguments: str, expected: int) -> str:
 
 def show_payments(stage: Stage, api: str) -> Decimal:
     """Payments by the ledger, in USD. Raises StepFailed if the seller's books say anything else."""
-    entries = [json.loads(line) for line in stage.run("keyctl ledger tail --json").splitlines()]
-    signed = [entry["data"] for entry in entries if entry["type"] == "x402.payment.signed"]
-    settled = [entry["data"] for entry in entries if entry["type"] == "x402.payment.settled"]
+    tail = "keyctl ledger tail --json"
+    stage.show(tail)
+    deadline = time.monotonic() + OUTCOME_S
+    while True:
+        entries = [json.loads(line) for line in stage.output(tail).splitlines()]
+        signed = [entry["data"] for entry in entries if entry["type"] == "x402.payment.signed"]
+        settled = [entry["data"] for entry in entries if entry["type"] == "x402.payment.settled"]
+        if len(settled) >= len(signed) or time.monotonic() > deadline:
+            break
     books = json.loads(stage.run(f"curl -sS {api}/books"))
     for data in signed:
         stage.say(
