@@ -447,6 +447,8 @@ class PolicyView(Message):
     allowed_domains: list[str]
     denied_domains: list[str]
     only_domains: list[str] | None
+    callers: list[str]
+    """Who may pay: "uid:1000", "proxy:ci", or "*" for everyone whom egress can identify."""
     networks: list[str]
     assets: list[str]
     """Payable tokens as `SYMBOL@network`."""

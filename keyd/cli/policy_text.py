@@ -81,6 +81,8 @@ def _limits(view: api.PolicyView) -> Iterator[tuple[str, str]]:
         yield "of these only", _joined(view.only_domains)
     if view.denied_domains:
         yield "denied domains", _joined(view.denied_domains)
+    if "*" not in view.callers:
+        yield "callers", _joined(view.callers)
     yield "networks", _joined(view.networks)
     yield "assets", _joined(view.assets)
     yield "wallet", escaped(f"{view.default_wallet_label}  {view.wallet or '(does not exist yet)'}")

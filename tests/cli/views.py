@@ -17,6 +17,7 @@ POLICY = api.PolicyView(
     allowed_domains=["api.quicknode.com", "*.example.com"],
     denied_domains=[],
     only_domains=None,
+    callers=["*"],
     networks=["eip155:8453"],
     assets=["USDC@eip155:8453"],
     max_payment="0.10",
