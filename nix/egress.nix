@@ -1,0 +1,65 @@
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  inherit (config.services.osmoda.x402) package;
+  keyd = config.services.osmoda.keyd.x402;
+  cfg = config.services.osmoda.egress.x402;
+  file = import ./config-file.nix { inherit lib pkgs; };
+  option = "services.osmoda.egress.x402";
+
+  service = import ./unit.nix { inherit lib; } package ../systemd/osmoda-egress.service;
+
+  written =
+    file.keys (removeAttrs cfg [
+      "callers"
+      "enable"
+      "maxRetries"
+      "settings"
+    ])
+    // {
+      state_dir = "/var/lib/osmoda-egress"; # StateDirectory= of the unit
+      callers = map file.keys cfg.callers;
+      x402 = file.keys { inherit (cfg) enable maxRetries; };
+    };
+  toml = file.checked "egress.toml" "${package}/bin/osmoda-egress --check --config" written cfg.settings;
+in
+{
+  config = lib.mkIf cfg.enable {
+    assertions = [
+      (file.namesNothingTwice option written cfg.settings)
+      {
+        assertion = keyd.enable -> cfg.keydSocket == keyd.socket;
+        message = ''
+          ${option}.keydSocket is ${cfg.keydSocket}, but keyd listens on ${keyd.socket}: nothing could be paid.
+          Give services.osmoda.keyd.x402.socket the same value.
+        '';
+      }
+    ];
+
+    environment.etc."osmoda/egress.toml".source = toml;
+
+    systemd.services.osmoda-egress = service // {
+      restartTriggers = [ toml ];
+      serviceConfig =
+        service.serviceConfig
+        // {
+          # Time for the streams under way, and 15 s for what comes after them.
+          TimeoutStopSec = "${toString (builtins.ceil cfg.drainSeconds + 15)}s";
+        }
+        # Process ids and units of callers are looked for in /proc.
+        // lib.optionalAttrs (cfg.identify == "process") { ProtectProc = "default"; };
+    };
+
+    users.users.osmoda-egress = {
+      isSystemUser = true;
+      group = "osmoda-egress";
+      extraGroups = [ "osmoda" ];
+    };
+    users.groups.osmoda-egress = { };
+    users.groups.osmoda = { };
+  };
+}
