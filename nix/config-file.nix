@@ -18,6 +18,9 @@ let
     else
       value;
 
+  # Tables of keys. All other tables are values: the names in `pay_to` are domains.
+  isTable = key: builtins.elem key [ "limits" "peers" "x402" ];
+
   # Dotted names of the keys that both have.
   overlap =
     prefix: named: extra:
@@ -25,7 +28,7 @@ let
       key:
       if !(named ? ${key}) then
         [ ]
-      else if isAttrs named.${key} && isAttrs extra.${key} then
+      else if isTable key && isAttrs extra.${key} then
         overlap (prefix ++ [ key ]) named.${key} extra.${key}
       else
         [ (concatStringsSep "." (prefix ++ [ key ])) ]

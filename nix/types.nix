@@ -3,6 +3,8 @@
 { lib }:
 let
   inherit (lib) mkOption types;
+  # Absolute, without `//`, `.` and `..`, which would hide where it leads, and without what unit files give a meaning to.
+  path = "(/\\.?[A-Za-z0-9_@+-][A-Za-z0-9._@+:-]*)+";
 in
 rec {
   option =
@@ -21,5 +23,6 @@ rec {
   address = types.strMatching "0x[0-9a-fA-F]{40}";
   sha256 = types.strMatching "[0-9a-f]{64}";
   # A string, never a Nix path: Nix copies a path into the store, where every user reads it.
-  secretPath = types.strMatching "/.+";
+  secretPath = types.strMatching path;
+  socket = types.strMatching "/run${path}";
 }

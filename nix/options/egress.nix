@@ -7,7 +7,8 @@ let
 
   caller = types.submodule {
     options = {
-      name = required t.callerName "User name in Proxy-Authorization, and in keyd's callers and budgets after `proxy:`.";
+      name = required t.callerName
+        "User name in Proxy-Authorization, and in keyd's callers and budgets after `proxy:`.";
       tokenSha256 = required t.sha256 "SHA-256 of the token in hex; the token itself is in no file of ours.";
     };
   };
@@ -17,15 +18,23 @@ in
     enable = lib.mkEnableOption "osmoda-egress, the proxy that pays 402 answers with payments that keyd allows";
 
     keydSocket = option types.str "/run/osmoda/keyd.sock" "keyd's Unix socket.";
-    maxRetries = option (types.ints.between 0 1) 1 "Paid repeats of one request. 0: nothing is paid; more than 1 could pay twice.";
+    maxRetries = option (types.ints.between 0 1) 1
+      "Paid repeats of one request. 0: nothing is paid; more than 1 could pay twice.";
 
-    listen = option types.str "127.0.0.1:19999" "Address and port of the proxy. Keep it on loopback: every program that reaches it can use it.";
-    intercept = option (types.enum [ "payable" "all" ]) "payable" "`payable`: look into TLS only towards hosts that keyd's policy could pay. `all`: towards every host.";
-    maxRequestBody = option (types.ints.between 0 1073741824) 4194304 "Bytes of a request body that are kept to repeat the request. Larger bodies pass through unpaid.";
-    allowPrivate = option (types.listOf types.str) [ ] "Hosts (`host` or `host:port`) that may be reached although their address is private or loopback.";
-    upstreamCaFile = optional types.path "PEM file of certificate authorities trusted for upstream TLS, besides those of the system.";
-    drainSeconds = option (types.numbers.between 0 3600) 30.0 "How long requests that are under way may go on after SIGTERM.";
-    identify = option (types.enum [ "uid" "process" ]) "uid" "`uid`: the kernel says which user asks. `process`: the ledger also gets pid and systemd unit.";
+    listen = option types.str "127.0.0.1:19999"
+      "Address and port of the proxy. Keep it on loopback: every program that reaches it can use it.";
+    intercept = option (types.enum [ "payable" "all" ]) "payable"
+      "`payable`: look into TLS only towards hosts that keyd's policy could pay. `all`: towards every host.";
+    maxRequestBody = option (types.ints.between 0 1073741824) 4194304
+      "Bytes of a request body that are kept to repeat the request. Larger bodies pass through unpaid.";
+    allowPrivate = option (types.listOf types.str) [ ]
+      "Hosts (`host` or `host:port`) that may be reached although their address is private or loopback.";
+    upstreamCaFile = optional types.path
+      "PEM file of certificate authorities trusted for upstream TLS, besides those of the system.";
+    drainSeconds = option (types.numbers.between 0 3600) 30.0
+      "How long requests that are under way may go on after SIGTERM.";
+    identify = option (types.enum [ "uid" "process" ]) "uid"
+      "`uid`: the kernel says which user asks. `process`: the ledger also gets pid and systemd unit.";
     callers = option (types.listOf caller) [ ] "Names and tokens for callers that the kernel cannot name.";
 
     settings = option (types.attrsOf types.anything) { } ''

@@ -30,7 +30,8 @@ let
     dailyBudgetUsd = optional t.usd "The highest daily budget that `keyctl x402 budget` may set.";
     maxPaymentUsd = optional t.usd "The highest cap that `keyctl x402 cap` may set.";
     paymentsPerMinute = optional (types.ints.between 0 1000000) "The highest rate that an override may set.";
-    allowedDomains = optional (types.listOf types.str) "The only entries that may be allowed in all, those of the base included.";
+    allowedDomains = optional (types.listOf types.str)
+      "The only entries that may be allowed in all, those of the base included.";
   };
 
   who = types.listOf (types.either types.str types.int); # user names, uids, "@group"
@@ -42,7 +43,8 @@ let
       description = "Asks for payments and reports their outcomes.";
     };
     admin = option who [ "root" "@osmoda-admin" ] "Changes policy, approves, imports wallets, reads the ledger.";
-    agent = option who [ "@osmoda-agent" ] "Sees policy and spending, tightens and freezes; anything wider becomes a proposal.";
+    agent = option who [ "@osmoda-agent" ]
+      "Sees policy and spending, tightens and freezes; anything wider becomes a proposal.";
     reconciler = mkOption {
       type = who;
       default = lib.optional services.reconcile.x402.enable "osmoda-reconcile";
@@ -57,30 +59,37 @@ in
 
     enforce = option types.bool true "false: overrides are tried out; the ledger says what they would have refused.";
     defaultWalletLabel = option t.label "default" "The wallet that pays.";
-    dailyBudgetUsd = option t.usd "1.00" "What may be spent in a UTC day, by all together. A string: money is never a float.";
+    dailyBudgetUsd = option t.usd "1.00"
+      "What may be spent in a UTC day, by all together. A string: money is never a float.";
     dailyBudgetPerDomainUsd = optional t.usd "What each domain may be paid in a day. null: no such limit.";
     dailyBudgetPerCallerUsd = optional t.usd "What each caller may spend in a day. null: no such limit.";
-    dailyBudgetPerCallerAndDomainUsd = optional t.usd "What each caller may spend at each domain in a day. null: no such limit.";
+    dailyBudgetPerCallerAndDomainUsd = optional t.usd
+      "What each caller may spend at each domain in a day. null: no such limit.";
     maxPaymentUsd = option t.usd "0.10" "What a single payment may cost.";
-    paymentsPerMinute = optional (types.ints.between 0 1000000) "Payments signed in 60 seconds, by all together. null: no such limit.";
+    paymentsPerMinute = optional (types.ints.between 0 1000000)
+      "Payments signed in 60 seconds, by all together. null: no such limit.";
     allowedDomains = option (types.listOf types.str) [ ] ''
       Who may be paid: `api.example.com`, `*.example.com` (not itself), `http://host:port`, or `*` for every https
       host. Nothing listed: nothing is paid.
     '';
     deniedDomains = option (types.listOf types.str) [ ] "Who is never paid, whatever allowedDomains says.";
-    callers = option (types.listOf types.str) [ "*" ] "Who may pay: user names, `uid:1000`, `@group`, `proxy:NAME`, or `*` for everyone whom egress can identify.";
+    callers = option (types.listOf types.str) [ "*" ]
+      "Who may pay: user names, `uid:1000`, `@group`, `proxy:NAME`, or `*` for everyone whom egress can identify.";
     networks = option (types.listOf t.network) [ "eip155:8453" ] "Networks to pay on, as CAIP-2 ids.";
     pin = option types.bool true "Hold a payment whose recipient, token or price is not that of the first one.";
-    pinPriceFactor = option t.factor "2.00" "How far the price of a method and path may rise above the first one before it is held.";
+    pinPriceFactor = option t.factor "2.00"
+      "How far the price of a method and path may rise above the first one before it is held.";
     approveAboveUsd = optional t.usd "A payment above this waits for `keyctl x402 approve`. null: none does.";
     approveFirstSeen = option types.bool false "true: the first payment to a host waits for `keyctl x402 approve`.";
-    quarantineAfter = option types.ints.unsigned 10 "Payments in a row without delivery or receipt, after which a host is not paid any more. 0: never.";
-    proofSources = option (types.ints.between 1 100) 1 "RPC servers that must agree before an unused authorization gives budget back.";
+    quarantineAfter = option types.ints.unsigned 10
+      "Payments in a row without delivery or receipt, after which a host is not paid any more. 0: never.";
+    proofSources = option (types.ints.between 1 100) 1
+      "RPC servers that must agree before an unused authorization gives budget back.";
     budgets = option (types.listOf budget) [ ] "Budgets of single domains and callers.";
     payTo = option (types.attrsOf (types.listOf t.address)) { } "Domain to the only recipients that it may name.";
     inherit limits;
 
-    socket = option (types.strMatching "/run/.+") "/run/osmoda/keyd.sock" "Unix socket that keyd listens on.";
+    socket = option t.socket "/run/osmoda/keyd.sock" "Unix socket that keyd listens on.";
     inherit peers;
     assets = option (types.listOf asset) [ ] "Tokens beyond the built-in table, or corrections of its rows.";
 

@@ -8,12 +8,15 @@ let
   network = types.submodule {
     options = {
       network = required t.network "CAIP-2 id, as in keyd's networks.";
-      rpc = required (types.nonEmptyListOf types.str) "URLs of JSON-RPC servers of this network, without keys: the file is in the Nix store.";
+      rpc = required (types.nonEmptyListOf types.str)
+        "URLs of JSON-RPC servers of this network, without keys: the file is in the Nix store.";
       agree = optional types.ints.positive "How many of them have to say the same before keyd is told. null: all.";
-      block = option (types.enum [ "finalized" "safe" "latest" ]) "finalized" "The block at which the state is read. Anything but `finalized` can still be undone by the chain.";
+      block = option (types.enum [ "finalized" "safe" "latest" ]) "finalized"
+        "The block at which the state is read. Anything but `finalized` can still be undone by the chain.";
       logRange = option (types.ints.between 1 100000) 2000 "Blocks in one `eth_getLogs` at the most.";
       timeoutSeconds = option (types.numbers.between 0 120) 10.0 "Longest wait for one answer.";
-      allowHttp = option types.bool false "Allow `http://` to other hosts than loopback: whoever is on the way can then forge every answer.";
+      allowHttp = option types.bool false
+        "Allow `http://` to other hosts than loopback: whoever is on the way can then forge every answer.";
     };
   };
 in

@@ -32,7 +32,7 @@ EVERYTHING_OF_KEYD = f"""{{
     pinPriceFactor = "1.5";
     approveAboveUsd = "0.10";
     quarantineAfter = 0;
-    budgets = [ {{ domain = "api.example.com"; caller = "uid:1000"; dailyUsd = "0.20"; }} ];
+    budgets = [ {{ domain = "api.example.com"; caller = "uid:1000"; dailyUsd = "0.20"; }} {{ caller = "proxy:ci"; dailyUsd = "1"; }} ];
     payTo."api.example.com" = [ "{USDC}" ];
     limits.allowedDomains = [ "*" ];
     peers.agent = [ 1000 "@users" ];
@@ -75,7 +75,10 @@ def test_every_setting_of_keyd_arrives(nix: Nix) -> None:
     assert x402["denied_domains"] == ["bad.example.org"]
     assert x402["callers"] == ["uid:1000", "proxy:ci"]
     assert x402["networks"] == ["eip155:8453", "eip155:31337"]
-    assert x402["budgets"] == [{"domain": "api.example.com", "caller": "uid:1000", "daily_usd": "0.20"}]
+    assert x402["budgets"] == [
+        {"domain": "api.example.com", "caller": "uid:1000", "daily_usd": "0.20"},
+        {"domain": None, "caller": "proxy:ci", "daily_usd": "1.00"},
+    ]
     assert x402["pay_to"] == {"api.example.com": [USDC]}
     assert x402["limits"]["allowed_domains"] == ["*"]
     assert built["peers"]["egress"] == ["osmoda-egress"]

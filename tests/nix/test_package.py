@@ -108,7 +108,3 @@ def test_the_vm_test_configures_what_the_module_accepts(nix: Nix) -> None:
     assert nix.module("failed", machine) == []
     nix.build("keyd.toml", machine)
     nix.build("egress.toml", machine)
-
-
-def test_the_script_of_the_vm_test_is_python(nix: Nix) -> None:
-    compile(with_echo(nix, "vm.testScript"), "testScript", "exec")
