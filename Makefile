@@ -14,7 +14,7 @@ PROGRAMS := tests/programs/counterparts
 PROGRAM_CACHE := .cache/programs
 ARGS ?=
 
-.PHONY: help demo test check dev counterparts constraints docs format clean
+.PHONY: help demo test check dev counterparts constraints docs format clean install uninstall
 
 help: ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -45,6 +45,12 @@ counterparts: $(CACHE)/chain.stamp $(CACHE)/v2.stamp $(CACHE)/v1.stamp $(PROGRAM
 
 constraints: ## resolve every dependency anew and pin the result, on each Python >= 3.12 of this machine
 	@"$$(tools/find-python)" tools/pin-dependencies
+
+install: ## on this machine, as root, for systemd: docs/install.md
+	@systemd/install
+
+uninstall: ## take that away again; ledger, wallets and configuration stay
+	@systemd/uninstall
 
 clean: ## remove everything that make made
 	@rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info

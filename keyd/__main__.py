@@ -1,4 +1,7 @@
-"""`osmoda-keyd --config FILE`: opens wallets and ledger, listens on the Unix socket, stops on SIGTERM."""
+"""`osmoda-keyd --config FILE`: opens wallets and ledger, answers on the Unix socket, stops on SIGTERM.
+
+Under systemd the socket is the one that it passes, and systemd is told when keyd can answer and that it still does.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final, NoReturn
@@ -26,6 +30,7 @@ from keyd.policies import Policies
 from keyd.process import forbid_dumps
 from keyd.server import Server
 from keyd.service import Service
+from keyd.service_manager import Notifier, unix_listener
 from keyd.setup import refuse_lost_ledger
 from keyd.strangers import Strangers
 from ledger.errors import LedgerError
@@ -62,6 +67,8 @@ def fail(message: str, hint: str) -> NoReturn:
 
 async def serve(settings: config.Settings) -> None:
     """Runs until SIGTERM or SIGINT. Raises ConfigError, KekError, LedgerError, OSError before it listens."""
+    notifier = Notifier(os.environ)
+    passed = unix_listener(os.environ)
     roles = Roles.resolve(settings.peers)
     key = kek.load(settings.kek_file, os.environ)
     refuse_lost_ledger(settings)
@@ -86,15 +93,19 @@ async def serve(settings: config.Settings) -> None:
         await service.record("keyd", "keyd.started", {"version": version("osmoda-x402")})
         await admin.record_base(settings.x402.model_dump(mode="json"))
         admin.write_file()
+        listener = passed or listen(settings.socket, int(settings.socket_mode, 8))
         runner = web.AppRunner(server.app, access_log=None, handle_signals=False, shutdown_timeout=10.0)
         await runner.setup()
-        await web.SockSite(
-            runner, listen(settings.socket, int(settings.socket_mode, 8)), backlog=_BACKLOG
-        ).start()
-        log.info("keyd.ready", socket=str(settings.socket), problems=service.problems())
+        await web.SockSite(runner, listener, backlog=_BACKLOG).start()
+        path = listener.getsockname()
+        log.info("keyd.ready", socket=path, problems=service.problems())
+        notifier.ready(f"answers on {path}; `keyctl health` says whether it can pay")
+        alive = asyncio.create_task(notifier.keep_alive(lambda: _writer_answers(ledger)), name="watchdog")
         await _stop_signal()
         log.info("keyd.stopping")
+        notifier.stopping()
         await runner.cleanup()  # no new requests; those in flight are answered
+        alive.cancel()
         await service.record("keyd", "keyd.stopped", {})
     finally:
         ledger.close()
@@ -120,6 +131,15 @@ def listen(path: Path, mode: int) -> socket.socket:
 def clock_us() -> int:
     """Unix time in microseconds."""
     return time.time_ns() // 1000
+
+
+async def _writer_answers(ledger: Ledger) -> None:
+    """Returns when the ledger's writer thread has taken a step that appends nothing: it is not stuck.
+
+    A full disk is an answer too: keyd refuses payments then, and a restart would mend nothing.
+    """
+    with suppress(LedgerError):
+        await asyncio.wrap_future(ledger.transact(lambda _: None))
 
 
 async def _stop_signal() -> None:

@@ -13,6 +13,7 @@ from keyd.files import make_private_directory, write_private
 from keyd.secret import Secret
 
 CREDENTIAL: Final = "kek"
+_MISSING: Final = b"missing"  # SetCredential= of osmoda-keyd.service, as long as there is no credential
 _HEX: Final = re.compile(rb"\s*([0-9a-fA-F]{64})\s*")
 
 
@@ -61,6 +62,11 @@ def _read(path: Path, *, must_be_private: bool) -> Secret:
         raise KekError(
             f"{path} can be read by others (mode {mode:04o})",
             f"run `chmod 600 {path}`; if others may have read it, make a new key and new wallets",
+        )
+    if content == _MISSING:
+        raise KekError(
+            "there is no key-encryption key yet",
+            "run `osmoda-setup` as root, which makes one for this machine",
         )
     if len(content) == 32:
         return Secret(content)

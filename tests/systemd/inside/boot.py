@@ -1,0 +1,332 @@
+"""What happens inside the booted machine: an administrator installs, a user pays, things break, probes try their luck.
+
+Writes what it saw to FOLDER/first.json, and after the next boot to FOLDER/second.json; judging it is up to pytest.
+Usage: boot.py FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import pwd
+import re
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(sys.argv[1])
+HERE = Path(__file__).parent
+BIN = Path("/opt/osmoda-x402/bin")
+UNITS = Path("/usr/local/lib/systemd/system")
+PROXY = "http://127.0.0.1:19999"
+WALLET_KEY = (
+    "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"  # anvil's first: worth nothing
+)
+SELLER = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"
+SELLER_PORT = 4021
+LIMIT_S = 30.0
+
+
+def main() -> None:
+    first = RESULTS / "first.json"
+    second_boot = first.exists()
+    seen: dict[str, Any] = {}
+    try:
+        run("ip", "link", "set", "lo", "up")
+        (second if second_boot else first_boot)(seen)
+    except Exception:  # noqa: BLE001 - whatever it was, pytest shows it
+        seen["fault"] = traceback.format_exc()
+    seen["journal"] = output("journalctl", "-b", "-o", "short-monotonic", "-u", "osmoda-*", "-u", "probe-*")
+    target = RESULTS / "second.json" if second_boot else first
+    target.write_text(json.dumps(seen))
+
+
+def first_boot(seen: dict[str, Any]) -> None:
+    make_users()
+    seen["without_key"] = start_without_key()
+    seen["setup"] = done(BIN / "osmoda-setup")
+    seen["setup_again"] = done(BIN / "osmoda-setup")
+    seen["activation"] = activation()
+    configure()
+    seen["setup_without_key"] = setup_without_key()
+    seen["agent_reads_policy"] = done(
+        "runuser", "-u", "robot", "--", BIN / "keyctl", "x402", "policy", "--json"
+    )
+    seen["paid"] = pay("alice", "/item/1")
+    seen["spent"] = spent()
+    seen["sandbox"] = sandbox()
+    seen["probes"] = probes()
+    seen["watchdog"] = watchdog()
+    seen["paid_after_watchdog"] = pay("alice", "/item/2")
+    seen["spent_before_crash"] = spent()
+    seen["crash"] = crash()
+    seen["spent_after_crash"] = spent()
+    seen["strangers"] = refused_peers()
+    seen["stream"] = stop_during_a_stream()
+
+
+def second(seen: dict[str, Any]) -> None:
+    seen["active"] = output("systemctl", "is-active", "osmoda-keyd.socket", "osmoda-egress").split()
+    seen["spent"] = spent()
+    start_seller()
+    seen["paid"] = pay("alice", "/item/3")
+    seen["over_budget"] = pay("alice", "/item/4")
+    seen["spent_at_last"] = spent()
+    seen["ledger"] = done(BIN / "keyctl", "ledger", "verify")
+    seen["uninstall"] = done("make", "-C", str(HERE.parents[2]), "uninstall")
+    seen["left"] = {path: Path(path).exists() for path in KEPT + TAKEN_AWAY}
+
+
+KEPT = [
+    "/var/lib/osmoda-keyd/ledger.sqlite3",
+    "/var/lib/osmoda-keyd/wallets/default.json",
+    "/etc/osmoda/keyd.toml",
+    "/etc/osmoda/kek.cred",
+]
+TAKEN_AWAY = [
+    str(BIN),
+    str(UNITS / "osmoda-keyd.service"),
+    "/etc/systemd/system/sockets.target.wants/osmoda-keyd.socket",
+]
+
+
+# -- steps ------------------------------------------------------------------------------------------------
+
+
+def make_users() -> None:
+    run("useradd", "--create-home", "alice")  # an ordinary user
+    run("useradd", "--groups", "osmoda,osmoda-agent", "robot")  # an AI agent's
+    run("useradd", "--groups", "osmoda", "mallory")  # may connect, has no role
+
+
+def start_without_key() -> str:
+    """What the journal says when keyd is started before osmoda-setup has made its key."""
+    run("systemctl", "start", "osmoda-keyd", check=False)
+    wait_for(lambda: show("osmoda-keyd", "ActiveState") == "failed")
+    journal = output("journalctl", "-b", "-u", "osmoda-keyd", "-o", "cat")
+    run("systemctl", "stop", "osmoda-keyd.socket")
+    run("systemctl", "reset-failed")
+    return journal
+
+
+def activation() -> dict[str, str]:
+    """keyd is down; a connection starts it, and the very first request is answered."""
+    run("systemctl", "stop", "osmoda-egress", "osmoda-keyd")
+    before = show("osmoda-keyd", "ActiveState")
+    answer = done(BIN / "keyctl", "health", "--json")
+    return {"before": before, "answer": answer["out"], "after": show("osmoda-keyd", "ActiveState")}
+
+
+def configure() -> None:
+    """A paid API on loopback, a wallet, and permission to pay just that, for the price of three items."""
+    key = Path("/root/key.hex")
+    key.write_text(WALLET_KEY)
+    key.chmod(0o600)
+    run(BIN / "keyctl", "wallet", "import", "default", "--key-file", key)
+    key.unlink()
+    replace(
+        "/etc/osmoda/keyd.toml",
+        "allowed_domains = \\[\\]",
+        f'allowed_domains = ["http://127.0.0.1:{SELLER_PORT}"]',
+    )
+    replace("/etc/osmoda/keyd.toml", "eip155:8453", "eip155:84532")
+    replace("/etc/osmoda/keyd.toml", 'daily_budget_usd = "1.00"', 'daily_budget_usd = "0.003"')
+    replace("/etc/osmoda/egress.toml", "^listen", 'allow_private = ["127.0.0.1"]\nlisten')
+    run("systemctl", "restart", "osmoda-keyd", "osmoda-egress")
+    wait_for(lambda: done("curl", "-s", "-x", PROXY, "http://127.0.0.1:1/")["code"] == 0)  # the proxy listens
+    start_seller()
+
+
+def setup_without_key() -> dict[str, Any]:
+    """osmoda-setup when the sealed key is lost and wallets are there."""
+    credential = Path("/etc/osmoda/kek.cred")
+    aside = credential.rename("/root/kek.cred")
+    try:
+        return done(BIN / "osmoda-setup")
+    finally:
+        aside.rename(credential)
+
+
+def start_seller() -> None:
+    run(
+        *("systemd-run", "-q", "--unit=seller", "--uid=nobody", f"--working-directory={HERE.parents[2]}"),
+        *(BIN / "python", "-c"),
+        "from aiohttp import web; from demo.seller import Books, make_app; "
+        f"web.run_app(make_app(Books('{SELLER}')), host='127.0.0.1', port={SELLER_PORT})",
+    )
+    wait_for(lambda: done("curl", "-sf", f"http://127.0.0.1:{SELLER_PORT}/free")["code"] == 0)
+
+
+def pay(user: str, path: str) -> dict[str, Any]:
+    """What plain curl of an ordinary user gets through the proxy."""
+    return done(
+        *(
+            "runuser",
+            "-u",
+            user,
+            "--",
+            "curl",
+            "-sS",
+            "-i",
+            "-x",
+            PROXY,
+            f"http://127.0.0.1:{SELLER_PORT}{path}",
+        )
+    )
+
+
+def sandbox() -> dict[str, str]:
+    """What the kernel says of the running keyd."""
+    status = Path(f"/proc/{keyd_pid()}/status").read_text()
+    fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    return {name: fields[name].strip() for name in ("Uid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp")}
+
+
+def probes() -> dict[str, dict[str, str]]:
+    """Every probe by everybody; `root` has no hardening at all and shows that each of them can succeed."""
+    command = [str(BIN / "python"), str(HERE / "probe.py"), str(keyd_pid())]
+    outcomes = {"root": json.loads(output(*command))}
+    for user in ("alice", "robot", "mallory"):
+        outcomes[user] = json.loads(output("runuser", "-u", user, "--", *command))
+    # keyd's user without its hardening, as a second process of that user would be.
+    outcomes["same user"] = json.loads(output("runuser", "-u", "osmoda-keyd", "--", *command))
+    for unit in ("osmoda-keyd", "osmoda-egress", "osmoda-reconcile"):
+        outcomes[unit] = under_hardening_of(unit, command)
+    return outcomes
+
+
+def under_hardening_of(unit: str, command: list[str]) -> dict[str, str]:
+    """The outcomes of a unit that differs from `unit` in nothing but what it runs."""
+    probe = f"probe-{unit}"
+    drop_in = Path(f"/run/systemd/system/{probe}.service.d/probe.conf")
+    drop_in.parent.mkdir(parents=True)
+    (drop_in.parents[1] / f"{probe}.service").write_text((UNITS / f"{unit}.service").read_text())
+    answer = RESULTS / f"{probe}.json"
+    drop_in.write_text(
+        "[Service]\nType=oneshot\nRestart=no\nWatchdogSec=0\nExecStart=\n"
+        f"ExecStart={' '.join(command)}\nStandardOutput=truncate:{answer}\n"
+    )
+    run("systemctl", "daemon-reload")
+    run("systemctl", "start", probe)
+    outcomes: dict[str, str] = json.loads(answer.read_text())
+    return outcomes
+
+
+def watchdog() -> dict[str, Any]:
+    """keyd stops answering; systemd notices. Seconds instead of half a minute, everything else as installed."""
+    drop_in = Path("/run/systemd/system/osmoda-keyd.service.d/fast.conf")
+    drop_in.parent.mkdir(parents=True)
+    drop_in.write_text("[Service]\nWatchdogSec=2s\n")
+    run("systemctl", "daemon-reload")
+    run("systemctl", "restart", "osmoda-keyd")
+    healthy_for_s = 5.0  # more than twice the limit: a keyd that reported nothing would be dead by then
+    time.sleep(healthy_for_s)
+    before, restarts = keyd_pid(), show("osmoda-keyd", "NRestarts")
+    run("kill", "-STOP", str(before))
+    wait_for(lambda: keyd_pid() not in (0, before) and show("osmoda-keyd", "SubState") == "running")
+    after = keyd_pid()
+    drop_in.unlink()
+    run("systemctl", "daemon-reload")
+    run("systemctl", "restart", "osmoda-keyd")
+    journal = output("journalctl", "-b", "-u", "osmoda-keyd", "-o", "cat")
+    return {"restarts_while_healthy": restarts, "before": before, "after": after, "journal": journal}
+
+
+def crash() -> dict[str, int]:
+    before = keyd_pid()
+    run("kill", "-KILL", str(before))
+    wait_for(lambda: keyd_pid() not in (0, before) and show("osmoda-keyd", "SubState") == "running")
+    return {"before": before, "after": keyd_pid()}
+
+
+def refused_peers() -> list[str]:
+    """Who is on record for asking what he may not."""
+    lines = output(BIN / "keyctl", "ledger", "tail", "--json", "--limit", "1000").splitlines()
+    entries = [json.loads(line) for line in lines]
+    names = {f"uid:{user.pw_uid}": user.pw_name for user in pwd.getpwall()}
+    return [names[entry["actor"]] for entry in entries if entry["type"] == "keyd.peer.refused"]
+
+
+def stop_during_a_stream() -> dict[str, Any]:
+    """egress is told to stop between the first and the last line of an answer."""
+    stopping = threading.Event()
+
+    class Slow(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"first\n")
+            stopping.wait(LIMIT_S)
+            self.wfile.write(b"last\n")
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/"
+    with subprocess.Popen(["curl", "-sSN", "-x", PROXY, url], stdout=subprocess.PIPE, text=True) as curl:
+        assert curl.stdout is not None
+        lines = [curl.stdout.readline()]
+        run("systemctl", "stop", "--no-block", "osmoda-egress")
+        wait_for(lambda: show("osmoda-egress", "ActiveState") == "deactivating")
+        refused = done("curl", "-s", "-x", PROXY, url)["code"]
+        stopping.set()
+        lines += curl.stdout.readlines()
+    server.shutdown()
+    wait_for(lambda: show("osmoda-egress", "ActiveState") == "inactive")
+    return {"lines": lines, "code": curl.returncode, "new_connection": refused}
+
+
+# -- tools ------------------------------------------------------------------------------------------------
+
+
+def done(*command: str | Path) -> dict[str, Any]:
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_S)
+    return {"code": result.returncode, "out": result.stdout, "err": result.stderr}
+
+
+def run(*command: str | Path, check: bool = True) -> None:
+    result = done(*command)
+    if check and result["code"] != 0:
+        raise RuntimeError(f"{command}: {result}")
+
+
+def output(*command: str | Path) -> str:
+    text: str = done(*command)["out"]
+    return text
+
+
+def show(unit: str, name: str) -> str:
+    return output("systemctl", "show", "--value", "-p", name, unit).strip()
+
+
+def keyd_pid() -> int:
+    return int(show("osmoda-keyd", "MainPID"))
+
+
+def spent() -> str:
+    policy = json.loads(output(BIN / "keyctl", "x402", "policy", "--json"))
+    return str(policy["spent_today"])
+
+
+def replace(file: str, pattern: str, text: str) -> None:
+    path = Path(file)
+    new, count = re.subn(pattern, text, path.read_text(), flags=re.MULTILINE)
+    if not count:
+        raise RuntimeError(f"{file} has no {pattern}")
+    path.write_text(new)
+
+
+def wait_for(true: Callable[[], bool]) -> None:
+    """systemd tells nobody outside D-Bus of a unit's changes, so this asks, ten times a second."""
+    deadline = time.monotonic() + LIMIT_S
+    while not true():
+        if time.monotonic() > deadline:
+            raise TimeoutError("waited in vain")
+        time.sleep(0.1)
+
+
+main()

@@ -1,0 +1,166 @@
+"""A throw-away machine: an overlay of this one's root, booted with a systemd of its own by systemd-nspawn.
+
+Nothing that happens in it is left behind: what it writes goes to a tmpfs that is unmounted at the end.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+REPOSITORY: Final = Path(__file__).parents[2]
+INSIDE: Final = Path(__file__).parent / "inside"
+RESULTS: Final = "/var/osmoda-results"
+PYTHON: Final = "/opt/python"
+INSTALL_LIMIT_S: Final = 240
+BOOT_LIMIT_S: Final = 150
+
+_NSPAWN: Final = ("systemd-nspawn", "-q", "--register=no", "--keep-unit", "--resolv-conf=off")
+_BOOT: Final = (
+    *("-b", "--private-network", "--console=pipe", "--capability=all"),
+    # Without these three IPAddressDeny= silently does nothing, and keyrings and secret memory are refused.
+    *("--system-call-filter=bpf", "--system-call-filter=@keyring", "--system-call-filter=memfd_secret"),
+)
+_UNWANTED: Final = ("multi-user.target.wants", "timers.target.wants", "sysinit.target.wants")
+_PIP: Final = (
+    "PIP_",
+    "SSL_CERT",
+    "REQUESTS_CA",
+    "CURL_CA",
+    "http_proxy",
+    "https_proxy",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+)
+
+_UNIT: Final = f"""
+[Unit]
+Description=What the test does in this machine
+After=multi-user.target
+SuccessAction=poweroff
+FailureAction=poweroff
+[Service]
+Type=oneshot
+ExecStart={PYTHON}/bin/python3 {INSIDE}/boot.py {RESULTS}
+TimeoutStartSec={BOOT_LIMIT_S - 20}
+"""
+
+
+class Machine:
+    """An overlay at `root`. Use `with throw_away_machine(folder) as machine`."""
+
+    def __init__(self, root: Path, results: Path) -> None:
+        self.root = root
+        self.results = results
+
+    def prepare(self) -> None:
+        """Takes away the host's own services, and puts a Python outside home folders and the test's unit in."""
+        wants = self.root / "etc/systemd/system"
+        for folder in _UNWANTED:
+            shutil.rmtree(wants / folder, ignore_errors=True)
+        (self.root / "etc/machine-id").write_text("")
+        for name in ("var/lib/osmoda-keyd", "var/lib/osmoda-egress", "etc/osmoda", "opt/osmoda-x402"):
+            shutil.rmtree(self.root / name, ignore_errors=True)
+        _copy_python(Path(sys.base_prefix), self.root / PYTHON.lstrip("/"))
+        library_path = self.root / "etc/ld.so.conf.d/osmoda-test.conf"
+        library_path.write_text(f"{PYTHON}/lib\n")
+        _run(["ldconfig", "-r", self.root], limit_s=60)
+        (wants / "osmoda-test.service").write_text(_UNIT)
+        target = wants / "default.target.wants"
+        target.mkdir(exist_ok=True)
+        (target / "osmoda-test.service").symlink_to("/etc/systemd/system/osmoda-test.service")
+
+    def run(self, *command: str) -> None:
+        """A command in the machine while it is not booted, on the host's network."""
+        settings = [f"--setenv={name}={value}" for name, value in os.environ.items() if name.startswith(_PIP)]
+        _run([*_NSPAWN, "--pipe", *settings, "-D", self.root, *command], limit_s=INSTALL_LIMIT_S)
+
+    def boot(self) -> str:
+        """Boots until the test's unit is done and has switched the machine off; what the console said."""
+        with _own_cgroup() as join:
+            process = subprocess.Popen(
+                [*_NSPAWN, *_BOOT, f"--bind={self.results}:{RESULTS}", "-D", self.root],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+                preexec_fn=join,
+                text=True,
+                errors="replace",
+            )
+            try:
+                console, _ = process.communicate(timeout=BOOT_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                _switch_off(process)
+                console, _ = process.communicate(timeout=30)
+                raise AssertionError(f"the machine did not switch itself off:\n{console[-4000:]}") from None
+        return console
+
+
+@contextmanager
+def throw_away_machine(folder: Path) -> Iterator[Machine]:
+    """An overlay below `folder`, unmounted at the end. Needs root."""
+    layers, results = folder / "layers", folder / "results"
+    for path in (layers, results):
+        path.mkdir()
+    _run(["mount", "-t", "tmpfs", "-o", "size=3G,mode=0755", "tmpfs", layers], limit_s=30)
+    root = layers / "root"
+    try:
+        for name in ("upper", "work", "root"):
+            (layers / name).mkdir(mode=0o755)
+        options = f"lowerdir=/,upperdir={layers / 'upper'},workdir={layers / 'work'}"
+        _run(["mount", "-t", "overlay", "overlay", "-o", options, root], limit_s=30)
+        try:
+            machine = Machine(root, results)
+            machine.prepare()
+            yield machine
+        finally:
+            _run(["umount", "-R", root], limit_s=30)
+    finally:
+        _run(["umount", layers], limit_s=30)
+
+
+def _copy_python(source: Path, target: Path) -> None:
+    """This very interpreter without its tests and packages: the services may not look into home folders."""
+    shutil.copytree(
+        source,
+        target,
+        symlinks=True,
+        ignore=shutil.ignore_patterns("test", "site-packages", "__pycache__", "*.a"),
+    )
+    (target / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages").mkdir()
+
+
+@contextmanager
+def _own_cgroup() -> Iterator[object]:
+    """A cgroup (v2) for the machine, which otherwise would rearrange that of the tests; how a child joins it."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    hierarchy = next(Path(fields[1]) for fields in mounts if fields[2] == "cgroup2")
+    group = hierarchy / f"osmoda-test-{os.getpid()}"
+    group.mkdir()
+    try:
+        yield lambda: (group / "cgroup.procs").write_text("0")
+    finally:
+        for child in sorted((path for path in group.rglob("*") if path.is_dir()), reverse=True):
+            child.rmdir()
+        group.rmdir()
+
+
+def _switch_off(nspawn: subprocess.Popen[str]) -> None:
+    """Kills the machine's init, not nspawn: that would leave the machine running, with nobody to clean up."""
+    children = Path(f"/proc/{nspawn.pid}/task/{nspawn.pid}/children").read_text().split()
+    for child in children:
+        os.kill(int(child), 9)
+
+
+def _run(command: Sequence[str | Path], *, limit_s: float) -> None:
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", timeout=limit_s, check=False
+    )
+    assert done.returncode == 0, f"{command}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}"

@@ -1,0 +1,230 @@
+"""A machine is booted twice: installed as docs/install.md says, paid from, broken, and probed.
+
+`inside/boot.py` does it and writes down what it saw; here each observation is judged by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.systemd.machine import PYTHON, REPOSITORY, throw_away_machine
+
+pytestmark = [
+    pytest.mark.real,
+    pytest.mark.slow,
+    pytest.mark.timeout(400),
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a machine"),
+]
+
+
+@dataclass(frozen=True)
+class Boots:
+    """What `inside/boot.py` wrote down in each boot."""
+
+    first: dict[str, Any]
+    second: dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def boots(tmp_path_factory: pytest.TempPathFactory) -> Boots:
+    assert shutil.which("systemd-nspawn"), "apt-get install systemd-container libpam-systemd"
+    with throw_away_machine(tmp_path_factory.mktemp("machine")) as machine:
+        machine.run("make", "-C", str(REPOSITORY), "install", f"SYSTEM_PYTHON={PYTHON}/bin/python3")
+        return Boots(
+            *(_boot(machine.boot(), machine.results / name) for name in ("first.json", "second.json"))
+        )
+
+
+def _boot(console: str, seen: Path) -> dict[str, Any]:
+    assert seen.exists(), f"the machine was off before it had written anything:\n{console[-4000:]}"
+    found: dict[str, Any] = json.loads(seen.read_text())
+    assert "fault" not in found, f"{found['fault']}\n{found['journal'][-4000:]}"
+    return found
+
+
+# -- installation -----------------------------------------------------------------------------------------
+
+
+def test_without_a_key_keyd_says_what_to_do_next(boots: Boots) -> None:
+    assert "hint: run `osmoda-setup` as root" in boots.first["without_key"]
+
+
+def test_setup_makes_key_state_and_ledger(boots: Boots) -> None:
+    setup = boots.first["setup"]
+    assert setup["code"] == 0, setup["err"]
+    assert "/etc/osmoda/kek.cred created" in setup["out"]
+    assert "ledger.sqlite3 created" in setup["out"]
+
+
+def test_a_second_setup_changes_nothing(boots: Boots) -> None:
+    again = boots.first["setup_again"]
+    assert again["code"] == 0, again["err"]
+    assert "/etc/osmoda/kek.cred exists" in again["out"]
+    assert "created" not in again["out"]
+
+
+def test_setup_makes_no_new_key_beside_old_wallets(boots: Boots) -> None:
+    refused = boots.first["setup_without_key"]
+    assert refused["code"] == 1
+    assert "but there are wallets, which a new key could not open" in refused["err"]
+
+
+def test_uninstalling_keeps_ledger_wallets_and_configuration(boots: Boots) -> None:
+    assert boots.second["uninstall"]["code"] == 0, boots.second["uninstall"]["err"]
+    left = {path for path, there in boots.second["left"].items() if there}
+    assert left == {
+        "/var/lib/osmoda-keyd/ledger.sqlite3",
+        "/var/lib/osmoda-keyd/wallets/default.json",
+        "/etc/osmoda/keyd.toml",
+        "/etc/osmoda/kek.cred",
+    }
+    assert len(boots.second["left"]) > len(left)  # the others were there, and are gone
+
+
+# -- service ----------------------------------------------------------------------------------------------
+
+
+def test_a_connection_starts_keyd_and_is_answered(boots: Boots) -> None:
+    activation = boots.first["activation"]
+    assert (activation["before"], activation["after"]) == ("inactive", "active")
+    assert json.loads(activation["answer"])["ledger_entries"] > 0
+
+
+def test_plain_curl_of_an_ordinary_user_pays(boots: Boots) -> None:
+    _assert_paid(boots.first["paid"], "/item/1")
+    assert boots.first["spent"] == "0.001"
+
+
+def test_keyd_paid_under_full_hardening(boots: Boots) -> None:
+    sandbox = boots.first["sandbox"]
+    assert "0" not in sandbox["Uid"].split()
+    assert int(sandbox["CapEff"], 16) == 0
+    assert int(sandbox["CapBnd"], 16) == 0
+    assert sandbox["NoNewPrivs"] == "1"
+    assert sandbox["Seccomp"] == "2"  # filter mode
+
+
+def test_a_stopped_keyd_is_restarted_by_the_watchdog(boots: Boots) -> None:
+    watchdog = boots.first["watchdog"]
+    assert watchdog["restarts_while_healthy"] == "0"
+    assert "Watchdog timeout" in watchdog["journal"]
+    assert watchdog["after"] != watchdog["before"]
+    _assert_paid(boots.first["paid_after_watchdog"], "/item/2")
+
+
+def test_a_killed_keyd_comes_back_and_remembers_what_was_spent(boots: Boots) -> None:
+    assert boots.first["crash"]["after"] != boots.first["crash"]["before"]
+    assert boots.first["spent_before_crash"] == boots.first["spent_after_crash"] == "0.002"
+
+
+def test_a_stop_lets_a_stream_finish_and_takes_no_new_connection(boots: Boots) -> None:
+    stream = boots.first["stream"]
+    assert stream["lines"] == ["first\n", "last\n"]
+    assert stream["code"] == 0
+    assert stream["new_connection"] == 7  # curl: could not connect
+
+
+def test_after_a_reboot_everything_runs_and_the_budget_goes_on(boots: Boots) -> None:
+    assert boots.second["active"] == ["active", "active"]
+    assert boots.second["spent"] == "0.002"
+    _assert_paid(boots.second["paid"], "/item/3")
+
+
+def test_the_daily_budget_holds_across_watchdog_crash_and_reboot(boots: Boots) -> None:
+    assert boots.second["over_budget"]["out"].startswith("HTTP/1.1 402 ")
+    assert "X-402-Egress: rejected; reason=budget_daily" in boots.second["over_budget"]["out"]
+    assert boots.second["spent_at_last"] == "0.003"
+
+
+def test_the_ledger_verifies_after_all_that(boots: Boots) -> None:
+    assert boots.second["ledger"]["code"] == 0, boots.second["ledger"]["err"]
+
+
+def _assert_paid(answer: dict[str, Any], path: str) -> None:
+    assert answer["code"] == 0, answer["err"]
+    assert answer["out"].startswith("HTTP/1.1 200 ")
+    assert "X-402-Egress: paid; amount=0.001; asset=USDC" in answer["out"]
+    assert f'"paid for": "{path}"' in answer["out"]
+
+
+# -- probes -----------------------------------------------------------------------------------------------
+
+SECRETS = ["read_key", "read_sealed_key", "list_state", "read_ledger", "read_wallet", "read_authority_key"]
+OTHER_PROCESSES = ["read_memory", "ptrace"]
+CODE_FROM_DATA = ["write_and_execute_memory", "make_memory_executable", "run_what_it_wrote"]
+KERNEL = ["packet_socket", "write_configuration"]
+
+FORBIDDEN = {
+    "alice": [*SECRETS, *OTHER_PROCESSES, *KERNEL, "sign"],
+    "robot": [*SECRETS, *OTHER_PROCESSES, *KERNEL, "sign"],
+    "mallory": [*SECRETS, *OTHER_PROCESSES, *KERNEL, "sign"],
+    "same user": [*OTHER_PROCESSES, "read_sealed_key", "read_authority_key", "write_configuration"],
+    "osmoda-keyd": [
+        *("internet_socket", "netlink_socket", "read_sealed_key", "read_authority_key", "new_user_namespace"),
+        *OTHER_PROCESSES,
+        *CODE_FROM_DATA,
+        *KERNEL,
+    ],
+    "osmoda-egress": [
+        *(probe for probe in SECRETS if probe != "read_authority_key"),
+        *OTHER_PROCESSES,
+        *CODE_FROM_DATA,
+        *KERNEL,
+        "new_user_namespace",
+    ],
+    "osmoda-reconcile": [
+        *SECRETS,
+        *OTHER_PROCESSES,
+        *CODE_FROM_DATA,
+        *KERNEL,
+        *("sign", "netlink_socket", "new_user_namespace"),
+    ],
+}
+REFUSED = {"EACCES", "EPERM", "EAFNOSUPPORT", "403"}
+HIDDEN = {"read_memory": "ENOENT"}  # ProtectProc=invisible: there is not even a process
+
+
+@pytest.mark.parametrize(
+    ("who", "probe"), [(who, probe) for who, forbidden in FORBIDDEN.items() for probe in forbidden]
+)
+def test_refused(boots: Boots, who: str, probe: str) -> None:
+    outcome = boots.first["probes"][who][probe]
+    assert outcome in REFUSED or outcome == HIDDEN.get(probe), f"{who} {probe}: {outcome}"
+
+
+def test_every_probe_but_signing_succeeds_for_root_so_that_a_refusal_means_something(boots: Boots) -> None:
+    outcomes = dict(boots.first["probes"]["root"])
+    assert outcomes.pop("sign") == "403"  # root administers, and does not ask for payments
+    assert set(outcomes.values()) == {"done"}
+    assert outcomes.keys() | {"sign"} == {probe for forbidden in FORBIDDEN.values() for probe in forbidden}
+
+
+def test_a_stranger_is_stopped_by_the_kernel_and_a_member_without_a_role_by_keyd(boots: Boots) -> None:
+    assert boots.first["probes"]["alice"]["sign"] == "EACCES"
+    assert boots.first["probes"]["mallory"]["sign"] == "403"
+    assert "mallory" in boots.first["strangers"]
+    assert "alice" not in boots.first["strangers"]
+
+
+def test_egress_may_do_what_it_is_for(boots: Boots) -> None:
+    outcomes = boots.first["probes"]["osmoda-egress"]
+    assert outcomes["sign"] == "400"  # understood and found empty
+    assert outcomes["internet_socket"] == outcomes["netlink_socket"] == "done"
+
+
+def test_keyd_reads_its_own_state_under_its_hardening(boots: Boots) -> None:
+    outcomes = boots.first["probes"]["osmoda-keyd"]
+    assert outcomes["read_ledger"] == outcomes["read_wallet"] == "done"
+
+
+def test_an_agent_sees_the_policy(boots: Boots) -> None:
+    view = boots.first["agent_reads_policy"]
+    assert view["code"] == 0, view["err"]
+    assert json.loads(view["out"])["daily_budget"] == "0.003"
