@@ -63,6 +63,17 @@ in
       '';
     };
 
+  # An assertion: `socket`, a value of `option`, is that of `keyd`, if that runs here.
+  meetsKeyd =
+    option: socket: keyd:
+    {
+      assertion = keyd.enable -> socket == keyd.socket;
+      message = ''
+        ${option} is ${socket}, but keyd listens on ${keyd.socket}: nobody would answer.
+        Give services.osmoda.keyd.x402.socket the same value.
+      '';
+    };
+
   # The file, built only if `check`, a shell command that gets the file's path as last argument, accepts it.
   checked =
     name: check: written: settings:

@@ -6,7 +6,6 @@
 }:
 let
   inherit (config.services.osmoda.x402) package;
-  keyd = config.services.osmoda.keyd.x402;
   cfg = config.services.osmoda.egress.x402;
   file = import ./config-file.nix { inherit lib pkgs; };
   option = "services.osmoda.egress.x402";
@@ -31,13 +30,7 @@ in
   config = lib.mkIf cfg.enable {
     assertions = [
       (file.namesNothingTwice option written cfg.settings)
-      {
-        assertion = keyd.enable -> cfg.keydSocket == keyd.socket;
-        message = ''
-          ${option}.keydSocket is ${cfg.keydSocket}, but keyd listens on ${keyd.socket}: nothing could be paid.
-          Give services.osmoda.keyd.x402.socket the same value.
-        '';
-      }
+      (file.meetsKeyd "${option}.keydSocket" cfg.keydSocket config.services.osmoda.keyd.x402)
     ];
 
     environment.etc."osmoda/egress.toml".source = toml;

@@ -23,6 +23,7 @@ in
   config = lib.mkIf cfg.enable {
     assertions = [
       (file.namesNothingTwice option written cfg.settings)
+      (file.meetsKeyd "${option}.keydSocket" cfg.keydSocket config.services.osmoda.keyd.x402)
       (file.outsideStore "${option}.configFile" cfg.configFile)
       {
         assertion = (cfg.networks == [ ]) != (cfg.configFile == null);

@@ -18,7 +18,7 @@ let
   # Every line of the file is one of these; a comment inside a continued line is none, and fails.
   header = match "\\[([A-Za-z]+)]";
   assignment = match "([A-Za-z0-9-]+)=(.*)";
-  isNothing = line: match "[[:space:]]*|[#;].*" line != null;
+  isNothing = line: match "[[:space:]]*|#.*" line != null;
 
   step =
     path: state: line:

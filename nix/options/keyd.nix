@@ -76,6 +76,8 @@ in
     callers = option (types.listOf types.str) [ "*" ]
       "Who may pay: user names, `uid:1000`, `@group`, `proxy:NAME`, or `*` for everyone whom egress can identify.";
     networks = option (types.listOf t.network) [ "eip155:8453" ] "Networks to pay on, as CAIP-2 ids.";
+    allowedAssets = optional (types.listOf types.str)
+      "The only tokens to pay in, like `USDC` or `USDC@eip155:8453`. null: every known one of these networks.";
     pin = option types.bool true "Hold a payment whose recipient, token or price is not that of the first one.";
     pinPriceFactor = option t.factor "2.00"
       "How far the price of a method and path may rise above the first one before it is held.";

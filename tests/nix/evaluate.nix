@@ -94,6 +94,7 @@ rec {
   restartTriggers = lib.mapAttrs (_: u: u.restartTriggers) config.systemd.services;
   files = lib.mapAttrs' (name: f: lib.nameValuePair (builtins.replaceStrings [ "osmoda/" ] [ "" ] name) f.source) config.environment.etc;
   users = config.users.users;
+  packages = map toString config.environment.systemPackages;
   groups = lib.attrNames config.users.groups;
   options = lib.optionList "services" evaluated.options.services;
   # Whatever is wrong with `settings`, evaluating this finds it.

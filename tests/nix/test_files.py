@@ -52,35 +52,28 @@ def test_defaults_stay_what_keyd_has_by_itself(nix: Nix) -> None:
 
 def test_every_setting_of_keyd_arrives(nix: Nix) -> None:
     built = config.load(nix.build("keyd.toml", EVERYTHING_OF_KEYD)).model_dump(mode="json")
-    x402 = built["x402"]
-    plain = {key: value for key, value in x402.items() if not isinstance(value, list | dict)}
-    assert plain == {
-        "enable": True,
+    defaults = config.X402Settings().model_dump(mode="json")
+    assert built["x402"] == defaults | {
         "enforce": False,
         "default_wallet_label": "main",
         "daily_budget_usd": "2.50",
-        "daily_budget_per_domain_usd": None,
-        "daily_budget_per_caller_usd": None,
         "daily_budget_per_caller_and_domain_usd": "0.50",
         "max_payment_usd": "0.25",
         "payments_per_minute": 30,
-        "pin": True,
+        "allowed_domains": ["api.example.com", "*.example.org", "http://127.0.0.1:4021"],
+        "denied_domains": ["bad.example.org"],
+        "callers": ["uid:1000", "proxy:ci"],
+        "networks": ["eip155:8453", "eip155:31337"],
         "pin_price_factor": "1.50",
         "approve_above_usd": "0.10",
-        "approve_first_seen": False,
         "quarantine_after": 0,
-        "proof_sources": 1,
+        "budgets": [
+            {"domain": "api.example.com", "caller": "uid:1000", "daily_usd": "0.20"},
+            {"domain": None, "caller": "proxy:ci", "daily_usd": "1.00"},
+        ],
+        "pay_to": {"api.example.com": [USDC]},
+        "limits": defaults["limits"] | {"allowed_domains": ["*"]},
     }
-    assert x402["allowed_domains"] == ["api.example.com", "*.example.org", "http://127.0.0.1:4021"]
-    assert x402["denied_domains"] == ["bad.example.org"]
-    assert x402["callers"] == ["uid:1000", "proxy:ci"]
-    assert x402["networks"] == ["eip155:8453", "eip155:31337"]
-    assert x402["budgets"] == [
-        {"domain": "api.example.com", "caller": "uid:1000", "daily_usd": "0.20"},
-        {"domain": None, "caller": "proxy:ci", "daily_usd": "1.00"},
-    ]
-    assert x402["pay_to"] == {"api.example.com": [USDC]}
-    assert x402["limits"]["allowed_domains"] == ["*"]
     assert built["peers"]["egress"] == ["osmoda-egress"]
     assert built["peers"]["agent"] == [1000, "@users"]
     assert built["assets"][0]["eip712_name"] == 'Test "Dollar" \\ €'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.nix.nix import Nix, NixError
+from tests.nix.nix import PACKAGE, Nix, NixError
 
 pytestmark = pytest.mark.real
 
@@ -38,6 +38,10 @@ def test_enabling_both_is_enough(nix: Nix) -> None:
         "osmoda-keyd.socket",
         "osmoda-egress.service",
     }
+
+
+def test_the_command_is_there_for_everybody(nix: Nix) -> None:
+    assert nix.module("packages", f"{{ {BOTH} }}") == [str(PACKAGE)]
 
 
 def test_each_daemon_is_a_user_of_its_own_and_only_clients_may_connect(nix: Nix) -> None:
@@ -100,13 +104,22 @@ def test_a_wrong_type_or_name_ends_the_evaluation(nix: Nix, settings: str, says:
         (keyd('settings.x402.daily_budget_usd = "9";'), "sets x402.daily_budget_usd, which"),
         (keyd('settings.x402.approve_above_usd = "9";'), "sets x402.approve_above_usd, which"),
         (keyd('settings.x402.limits.max_payment_usd = "9";'), "sets x402.limits.max_payment_usd, which"),
+        (keyd('settings.peers.admin = [ "mallory" ];'), "sets peers.admin, which"),
         (keyd('settings.x402.pay_to."a.example" = [ ];'), "sets x402.pay_to, which"),
         (keyd("settings.x402 = 1;"), "sets x402, which"),
         (keyd('settings.kek_file = "/etc/kek";'), "sets kek_file, which"),
         (keyd('settings.socket_mode = "0666";'), "sets socket_mode, which"),
         (egress("settings.x402.max_retries = 1;"), "sets x402.max_retries, which"),
         (egress('settings = { listen = ":1"; state_dir = "/x"; };'), "sets listen, state_dir, which"),
-        (f'{{ {BOTH} services.osmoda.keyd.x402.socket = "/run/x/y"; }}', "nothing could be paid"),
+        (
+            f'{{ {BOTH} services.osmoda.keyd.x402.socket = "/run/x/y"; }}',
+            "egress.x402.keydSocket is /run/osmoda/keyd.sock, but keyd",
+        ),
+        (
+            """{ services.osmoda.keyd.x402 = { enable = true; socket = "/run/x/y"; };
+                 services.osmoda.reconcile.x402 = { enable = true; configFile = "/r"; }; }""",
+            "reconcile.x402.keydSocket is /run/osmoda/keyd.sock, but keyd",
+        ),
         (reconcile(""), "either networks or configFile"),
         (
             reconcile('configFile = "/r"; networks = [ { network = "eip155:1"; rpc = [ "https://a" ]; } ];'),
@@ -125,7 +138,8 @@ def test_what_is_well_typed_but_wrong_fails_an_assertion(nix: Nix, settings: str
         keyd('kekCredential.path = "/run/secrets/kek";'),
         keyd('kekCredential.path = "/root/.secrets/kek-2.cred";'),
         reconcile('configFile = "/run/secrets/reconcile.toml";'),
-        keyd('settings.x402.newer_key = "9";'),
+        keyd('settings = { x402.newer_key = "9"; peers.newer_role = [ ]; };'),
+        egress('keydSocket = "/run/forwarded/keyd.sock";'),
         f'{{ {BOTH} services.osmoda.keyd.x402.socket = "/run/x/y"; services.osmoda.egress.x402.keydSocket = "/run/x/y"; }}',
     ],
 )
