@@ -13,6 +13,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = Path(sys.prefix)
 """A folder with bin/keyctl and the daemons: where these tests run."""
+_SETTINGS = (
+    "build-users-group =",
+    "experimental-features = nix-command flakes",
+    "sandbox = false",
+    "substituters =",
+)
 _EVALUATE = Path(__file__).with_name("evaluate.nix")
 
 
@@ -37,6 +43,12 @@ class Nix:
         command = ["nix-build", "--no-out-link", _EVALUATE, "-A", f'files."{file}"']
         return Path(self._run(*command, *self._arguments(settings)).strip())
 
+    def flake(self, flake: Path, nixpkgs: Path) -> Any:
+        """The outputs of `flake`, as `nix flake show` lists them, after `nix flake check`, with another `nixpkgs`."""
+        inputs = ("--override-input", "nixpkgs", f"path:{nixpkgs}", "--no-write-lock-file", f"path:{flake}")
+        self._run("nix", "flake", "check", "--no-build", *inputs)
+        return json.loads(self._run("nix", "flake", "show", "--json", *inputs))
+
     def parse(self, file: Path) -> None:
         self._run("nix-instantiate", "--parse", file)
 
@@ -57,7 +69,7 @@ class Nix:
                 "NIX_STATE_DIR": str(self.home / "var"),
                 "NIX_LOG_DIR": str(self.home / "log"),
                 "NIX_CONF_DIR": str(self.home / "etc"),
-                "NIX_CONFIG": "build-users-group =\nsandbox = false\nsubstituters =\n",
+                "NIX_CONFIG": "\n".join(_SETTINGS),
             },
             capture_output=True,
             text=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -84,20 +85,27 @@ def test_the_package_has_every_room(nix: Nix) -> None:
     assert source == rooms | {"LICENSE", "README.md", "pyproject.toml"}
 
 
-def test_the_flake_offers_package_module_and_vm_test(nix: Nix) -> None:
-    outputs = nix.value("""
-      let
-        lib.genAttrs = names: f: builtins.listToAttrs (map (name: { inherit name; value = f name; }) names);
-        here.callPackage = file: _: baseNameOf file;
-        nixpkgs = { inherit lib; legacyPackages = { x86_64-linux = here; aarch64-linux = here; }; };
-        outputs = (import ./flake.nix).outputs { inherit nixpkgs; };
-      in
-      { inherit (outputs) packages checks; imports = map baseNameOf outputs.nixosModules.default.imports; }
-    """)
-    systems = ("aarch64-linux", "x86_64-linux")
-    assert outputs["packages"] == {system: {"default": "package.nix"} for system in systems}
-    assert outputs["checks"] == {system: {"vm": "vm-test.nix"} for system in systems}
-    assert "keyd.nix" in outputs["imports"]
+NIXPKGS = """{
+  outputs = _: rec {
+    lib.genAttrs = names: f: builtins.listToAttrs (map (name: { inherit name; value = f name; }) names);
+    legacyPackages = lib.genAttrs [ "aarch64-linux" "x86_64-linux" ] (system: {
+      callPackage = file: _: derivation { name = baseNameOf file; inherit system; builder = "/bin/sh"; };
+    });
+  };
+}"""
+
+
+def test_the_flake_offers_package_module_and_vm_test(nix: Nix, tmp_path: Path) -> None:
+    flake, nixpkgs = tmp_path / "flake", tmp_path / "nixpkgs"
+    shutil.copytree(ROOT / "nix", flake / "nix")
+    shutil.copy(ROOT / "flake.nix", flake)
+    nixpkgs.mkdir()
+    (nixpkgs / "flake.nix").write_text(NIXPKGS)
+    shown = nix.flake(flake, nixpkgs)
+    for system in ("aarch64-linux", "x86_64-linux"):
+        assert shown["packages"][system]["default"]["name"] == "package.nix"
+        assert shown["checks"][system]["vm"]["name"] == "vm-test.nix"
+    assert shown["nixosModules"]["default"] == {"type": "nixos-module"}
 
 
 def test_the_vm_test_configures_what_the_module_accepts(nix: Nix) -> None:
