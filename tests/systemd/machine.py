@@ -17,7 +17,15 @@ from typing import Final
 REPOSITORY: Final = Path(__file__).parents[2]
 INSIDE: Final = Path(__file__).parent / "inside"
 RESULTS: Final = "/var/osmoda-results"
-PYTHON: Final = "/opt/python"
+HIDDEN: Final = (
+    "/root",
+    "/home",
+    "/tmp",
+    "/run/user",
+)  # from services: systemd/install refuses a Python there
+COPY: Final = Path("/opt/python")
+PYTHON: Final = Path(COPY if sys.base_prefix.startswith(HIDDEN) else sys.base_prefix, "bin", "python3")
+"""The tests' own interpreter, as the machine sees it."""
 INSTALL_LIMIT_S: Final = 240
 BOOT_LIMIT_S: Final = 150
 
@@ -47,7 +55,7 @@ SuccessAction=poweroff
 FailureAction=poweroff
 [Service]
 Type=oneshot
-ExecStart={PYTHON}/bin/python3 {INSIDE}/boot.py {RESULTS}
+ExecStart={PYTHON} {INSIDE}/boot.py {RESULTS}
 TimeoutStartSec={BOOT_LIMIT_S - 20}
 """
 
@@ -60,21 +68,28 @@ class Machine:
         self.results = results
 
     def prepare(self) -> None:
-        """Takes away the host's own services, and puts a Python outside home folders and the test's unit in."""
+        """Takes away the host's own services, and puts in the test's unit and a Python that services can see."""
         wants = self.root / "etc/systemd/system"
         for folder in _UNWANTED:
             shutil.rmtree(wants / folder, ignore_errors=True)
         (self.root / "etc/machine-id").write_text("")
         for name in ("var/lib/osmoda-keyd", "var/lib/osmoda-egress", "etc/osmoda", "opt/osmoda-x402"):
             shutil.rmtree(self.root / name, ignore_errors=True)
-        _copy_python(Path(sys.base_prefix), self.root / PYTHON.lstrip("/"))
-        library_path = self.root / "etc/ld.so.conf.d/osmoda-test.conf"
-        library_path.write_text(f"{PYTHON}/lib\n")
-        _run(["ldconfig", "-r", self.root], limit_s=60)
+        if PYTHON.is_relative_to(COPY):
+            self._copy_python()
         (wants / "osmoda-test.service").write_text(_UNIT)
         target = wants / "default.target.wants"
         target.mkdir(exist_ok=True)
         (target / "osmoda-test.service").symlink_to("/etc/systemd/system/osmoda-test.service")
+
+    def _copy_python(self) -> None:
+        """This very interpreter without its tests and packages, to where services can see it."""
+        unneeded = shutil.ignore_patterns("test", "site-packages", "__pycache__", "*.a")
+        target = self.root / COPY.relative_to("/")
+        shutil.copytree(sys.base_prefix, target, symlinks=True, ignore=unneeded)
+        (target / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages").mkdir()
+        (self.root / "etc/ld.so.conf.d/osmoda-test.conf").write_text(f"{COPY}/lib\n")
+        _run(["ldconfig", "-r", self.root], limit_s=60)
 
     def run(self, *command: str) -> None:
         """A command in the machine while it is not booted, on the host's network."""
@@ -124,17 +139,6 @@ def throw_away_machine(folder: Path) -> Iterator[Machine]:
             _run(["umount", "-R", root], limit_s=30)
     finally:
         _run(["umount", layers], limit_s=30)
-
-
-def _copy_python(source: Path, target: Path) -> None:
-    """This very interpreter without its tests and packages: the services may not look into home folders."""
-    shutil.copytree(
-        source,
-        target,
-        symlinks=True,
-        ignore=shutil.ignore_patterns("test", "site-packages", "__pycache__", "*.a"),
-    )
-    (target / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages").mkdir()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A machine is booted twice: installed as docs/install.md says, paid from, broken, and probed.
+"""A machine is booted twice: installed as docs/install.md says, paid from, broken, probed, and upgraded in between.
 
 `inside/boot.py` does it and writes down what it saw; here each observation is judged by itself.
 """
@@ -35,11 +35,13 @@ class Boots:
 @pytest.fixture(scope="module")
 def boots(tmp_path_factory: pytest.TempPathFactory) -> Boots:
     assert shutil.which("systemd-nspawn"), "apt-get install systemd-container libpam-systemd"
+    install = ("make", "-C", str(REPOSITORY), "install", f"SYSTEM_PYTHON={PYTHON}")
     with throw_away_machine(tmp_path_factory.mktemp("machine")) as machine:
-        machine.run("make", "-C", str(REPOSITORY), "install", f"SYSTEM_PYTHON={PYTHON}/bin/python3")
-        return Boots(
-            *(_boot(machine.boot(), machine.results / name) for name in ("first.json", "second.json"))
-        )
+        machine.run(*install)
+        first = _boot(machine.boot(), machine.results / "first.json")
+        machine.run(*install)  # an upgrade
+        second = _boot(machine.boot(), machine.results / "second.json")
+    return Boots(first, second)
 
 
 def _boot(console: str, seen: Path) -> dict[str, Any]:
@@ -102,6 +104,10 @@ def test_plain_curl_of_an_ordinary_user_pays(boots: Boots) -> None:
     assert boots.first["spent"] == "0.001"
 
 
+def test_the_ledger_names_the_user_who_paid_as_the_kernel_does(boots: Boots) -> None:
+    assert boots.first["payer"] == [boots.first["alice"]]
+
+
 def test_keyd_paid_under_full_hardening(boots: Boots) -> None:
     sandbox = boots.first["sandbox"]
     assert "0" not in sandbox["Uid"].split()
@@ -131,13 +137,13 @@ def test_a_stop_lets_a_stream_finish_and_takes_no_new_connection(boots: Boots) -
     assert stream["new_connection"] == 7  # curl: could not connect
 
 
-def test_after_a_reboot_everything_runs_and_the_budget_goes_on(boots: Boots) -> None:
+def test_after_upgrade_and_reboot_everything_runs_and_the_budget_goes_on(boots: Boots) -> None:
     assert boots.second["active"] == ["active", "active"]
     assert boots.second["spent"] == "0.002"
     _assert_paid(boots.second["paid"], "/item/3")
 
 
-def test_the_daily_budget_holds_across_watchdog_crash_and_reboot(boots: Boots) -> None:
+def test_the_daily_budget_holds_across_watchdog_crash_upgrade_and_reboot(boots: Boots) -> None:
     assert boots.second["over_budget"]["out"].startswith("HTTP/1.1 402 ")
     assert "X-402-Egress: rejected; reason=budget_daily" in boots.second["over_budget"]["out"]
     assert boots.second["spent_at_last"] == "0.003"

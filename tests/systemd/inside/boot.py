@@ -49,16 +49,17 @@ def main() -> None:
 def first_boot(seen: dict[str, Any]) -> None:
     make_users()
     seen["without_key"] = start_without_key()
-    seen["setup"] = done(BIN / "osmoda-setup")
-    seen["setup_again"] = done(BIN / "osmoda-setup")
+    seen["setup"] = done("osmoda-setup")
+    seen["setup_again"] = done("osmoda-setup")
     seen["activation"] = activation()
     configure()
     seen["setup_without_key"] = setup_without_key()
     seen["agent_reads_policy"] = done(
-        "runuser", "-u", "robot", "--", BIN / "keyctl", "x402", "policy", "--json"
+        "runuser", "-u", "robot", "--", "osmoda-keyctl", "x402", "policy", "--json"
     )
     seen["paid"] = pay("alice", "/item/1")
     seen["spent"] = spent()
+    seen["payer"], seen["alice"] = callers(), f"uid:{pwd.getpwnam('alice').pw_uid}"
     seen["sandbox"] = sandbox()
     seen["probes"] = probes()
     seen["watchdog"] = watchdog()
@@ -77,7 +78,7 @@ def second(seen: dict[str, Any]) -> None:
     seen["paid"] = pay("alice", "/item/3")
     seen["over_budget"] = pay("alice", "/item/4")
     seen["spent_at_last"] = spent()
-    seen["ledger"] = done(BIN / "keyctl", "ledger", "verify")
+    seen["ledger"] = done("osmoda-keyctl", "ledger", "verify")
     seen["uninstall"] = done("make", "-C", str(HERE.parents[2]), "uninstall")
     seen["left"] = {path: Path(path).exists() for path in KEPT + TAKEN_AWAY}
 
@@ -90,6 +91,7 @@ KEPT = [
 ]
 TAKEN_AWAY = [
     str(BIN),
+    "/usr/local/bin/osmoda-keyctl",
     str(UNITS / "osmoda-keyd.service"),
     "/etc/systemd/system/sockets.target.wants/osmoda-keyd.socket",
 ]
@@ -118,7 +120,7 @@ def activation() -> dict[str, str]:
     """keyd is down; a connection starts it, and the very first request is answered."""
     run("systemctl", "stop", "osmoda-egress", "osmoda-keyd")
     before = show("osmoda-keyd", "ActiveState")
-    answer = done(BIN / "keyctl", "health", "--json")
+    answer = done("osmoda-keyctl", "health", "--json")
     return {"before": before, "answer": answer["out"], "after": show("osmoda-keyd", "ActiveState")}
 
 
@@ -127,7 +129,7 @@ def configure() -> None:
     key = Path("/root/key.hex")
     key.write_text(WALLET_KEY)
     key.chmod(0o600)
-    run(BIN / "keyctl", "wallet", "import", "default", "--key-file", key)
+    run("osmoda-keyctl", "wallet", "import", "default", "--key-file", key)
     key.unlink()
     replace(
         "/etc/osmoda/keyd.toml",
@@ -147,7 +149,7 @@ def setup_without_key() -> dict[str, Any]:
     credential = Path("/etc/osmoda/kek.cred")
     aside = credential.rename("/root/kek.cred")
     try:
-        return done(BIN / "osmoda-setup")
+        return done("osmoda-setup")
     finally:
         aside.rename(credential)
 
@@ -221,10 +223,10 @@ def watchdog() -> dict[str, Any]:
     """keyd stops answering; systemd notices. Seconds instead of half a minute, everything else as installed."""
     drop_in = Path("/run/systemd/system/osmoda-keyd.service.d/fast.conf")
     drop_in.parent.mkdir(parents=True)
-    drop_in.write_text("[Service]\nWatchdogSec=2s\n")
+    drop_in.write_text("[Service]\nWatchdogSec=4s\n")
     run("systemctl", "daemon-reload")
     run("systemctl", "restart", "osmoda-keyd")
-    healthy_for_s = 5.0  # more than twice the limit: a keyd that reported nothing would be dead by then
+    healthy_for_s = 6.0  # longer than the limit: a keyd that reported nothing would be dead by then
     time.sleep(healthy_for_s)
     before, restarts = keyd_pid(), show("osmoda-keyd", "NRestarts")
     run("kill", "-STOP", str(before))
@@ -246,7 +248,7 @@ def crash() -> dict[str, int]:
 
 def refused_peers() -> list[str]:
     """Who is on record for asking what he may not."""
-    lines = output(BIN / "keyctl", "ledger", "tail", "--json", "--limit", "1000").splitlines()
+    lines = output("osmoda-keyctl", "ledger", "tail", "--json", "--limit", "1000").splitlines()
     entries = [json.loads(line) for line in lines]
     names = {f"uid:{user.pw_uid}": user.pw_name for user in pwd.getpwall()}
     return [names[entry["actor"]] for entry in entries if entry["type"] == "keyd.peer.refused"]
@@ -307,9 +309,18 @@ def keyd_pid() -> int:
     return int(show("osmoda-keyd", "MainPID"))
 
 
+def policy() -> dict[str, Any]:
+    view: dict[str, Any] = json.loads(output("osmoda-keyctl", "x402", "policy", "--json"))
+    return view
+
+
 def spent() -> str:
-    policy = json.loads(output(BIN / "keyctl", "x402", "policy", "--json"))
-    return str(policy["spent_today"])
+    return str(policy()["spent_today"])
+
+
+def callers() -> list[str]:
+    """Whom the ledger names as having paid."""
+    return [entry["caller"] for entry in policy()["by_caller"]]
 
 
 def replace(file: str, pattern: str, text: str) -> None:
