@@ -29,6 +29,10 @@ in
         assertion = (cfg.networks == [ ]) != (cfg.configFile == null);
         message = "${option}: set either networks or configFile, and not both.";
       }
+      {
+        assertion = cfg.configFile != null -> cfg.settings == { };
+        message = "${option}: settings would be ignored beside configFile; write them into that file.";
+      }
     ];
 
     environment.etc = lib.mkIf (cfg.configFile == null) { "osmoda/reconcile.toml".source = toml; };

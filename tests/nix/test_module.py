@@ -120,6 +120,7 @@ def test_a_wrong_type_or_name_ends_the_evaluation(nix: Nix, settings: str, says:
                  services.osmoda.reconcile.x402 = { enable = true; configFile = "/r"; }; }""",
             "reconcile.x402.keydSocket is /run/osmoda/keyd.sock, but keyd",
         ),
+        (reconcile('configFile = "/r"; settings.newer_key = 1;'), "settings would be ignored"),
         (reconcile(""), "either networks or configFile"),
         (
             reconcile('configFile = "/r"; networks = [ { network = "eip155:1"; rpc = [ "https://a" ]; } ];'),

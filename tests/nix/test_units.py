@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.nix.nix import PACKAGE, ROOT, Nix
+from tests.nix.nix import PACKAGE, ROOT, Nix, NixError
 
 pytestmark = pytest.mark.real
 
@@ -40,10 +40,10 @@ def shipped() -> dict[str, Unit]:
 
 
 def read(text: str) -> Unit:
-    """systemd.syntax(7), as far as it is used: comments, sections, continued lines, keys that repeat."""
+    """systemd.syntax(7), as far as it is used: comments, sections, keys that repeat."""
     unit: Unit = defaultdict(list)
     section = ""
-    for line in text.replace("\\\n", " ").splitlines():
+    for line in text.splitlines():
         if line.startswith("["):
             section = line.strip("[]")
         elif line.strip() and line[0] not in "#;":
@@ -73,6 +73,17 @@ def test_a_hardening_key_that_is_lost_or_weaker_is_seen(rendered: dict[str, Unit
         lost = {other: values for other, values in unit.items() if other != key}
         weaker = unit | {key: [*unit[key], "no"]}
         assert differences(lost, shipped()[name]) == differences(weaker, shipped()[name]) == found | {key}
+
+
+@pytest.mark.parametrize("line", ["NoNewPrivileges yes", "User=@WHO@", "ReadOnlyPaths=/a \\", "[Service"])
+def test_a_line_that_would_be_misread_ends_the_evaluation(nix: Nix, tmp_path: Path, line: str) -> None:
+    unit = tmp_path / "x.service"
+    read_by_nix = f'import ./nix/unit.nix {{ lib = import ./tests/nix/lib.nix; }} "/opt" {unit}'
+    unit.write_text("[Service]\nUser=x\n")
+    assert nix.value(read_by_nix)["serviceConfig"] == {"User": "x"}
+    unit.write_text(f"[Service]\nUser=x\n{line}\n")
+    with pytest.raises(NixError, match="cannot read this line"):
+        nix.value(read_by_nix)
 
 
 def test_keyd_keeps_what_its_key_depends_on(rendered: dict[str, Unit]) -> None:

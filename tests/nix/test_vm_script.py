@@ -18,7 +18,7 @@ from demo.stack import Egress, Keyd
 from tests.nix.nix import ROOT, Nix
 from tests.nix.test_package import with_echo
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 SELLER = "http://127.0.0.1:4021"
 PROXY = "http://127.0.0.1:19999"
