@@ -137,7 +137,7 @@ def test_what_is_well_typed_but_wrong_fails_an_assertion(nix: Nix, settings: str
     "settings",
     [
         keyd('kekCredential.path = "/run/secrets/kek";'),
-        keyd('kekCredential.path = "/root/.secrets/kek-2.cred";'),
+        keyd('kekCredential.path = "/srv/.secrets/kek-2.cred";'),
         reconcile('configFile = "/run/secrets/reconcile.toml";'),
         keyd('settings = { x402.newer_key = "9"; peers.newer_role = [ ]; };'),
         egress('keydSocket = "/run/forwarded/keyd.sock";'),
