@@ -9,7 +9,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from typing import Final, NamedTuple, NoReturn
 
 from keyd.configfile import ConfigError
@@ -109,8 +109,10 @@ class Notifier:
             await asyncio.sleep(self.watchdog_s / 2)
 
     def _send(self, state: str) -> None:
+        """A manager that is gone or stuck must not hold up payments; one that misses READY or WATCHDOG acts by itself."""
         if not self._address:
             return
-        with closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as sender:
+        with suppress(OSError), closing(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)) as sender:
+            sender.setblocking(False)
             sender.connect(self._address)
-            sender.sendall(state.encode())
+            sender.send(state.encode())

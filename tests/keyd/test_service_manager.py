@@ -164,6 +164,23 @@ async def test_an_abstract_socket_is_told_too() -> None:
     manager.socket.close()
 
 
+async def test_a_service_manager_that_is_gone_does_not_disturb_the_stop(manager: Manager) -> None:
+    orphan = notifier(manager)
+    manager.socket.close()
+    orphan.stopping()
+
+
+async def test_a_service_manager_that_does_not_listen_holds_up_nothing(manager: Manager) -> None:
+    unheard = notifier(manager)
+    for _ in range(2000):  # far beyond net.unix.max_dgram_qlen
+        unheard.stopping()
+    heard = 0
+    with suppress(BlockingIOError):
+        while manager.socket.recv(4096):
+            heard += 1
+    assert 0 < heard < 2000
+
+
 async def test_without_a_service_manager_nothing_happens() -> None:
     alone = Notifier({})
     alone.ready("answers")

@@ -130,6 +130,10 @@ def test_a_killed_keyd_comes_back_and_remembers_what_was_spent(boots: Boots) -> 
     assert boots.first["spent_before_crash"] == boots.first["spent_after_crash"] == "0.002"
 
 
+def test_the_reconciler_reaches_keyd_and_gives_back_nothing_without_proof(boots: Boots) -> None:
+    assert "nothing could be concluded about 2 of the payments" in boots.first["reconcile"]
+
+
 def test_a_stop_lets_a_stream_finish_and_takes_no_new_connection(boots: Boots) -> None:
     stream = boots.first["stream"]
     assert stream["lines"] == ["first\n", "last\n"]
