@@ -32,7 +32,6 @@ from keyd.server import Server
 from keyd.service import Service
 from keyd.service_manager import Notifier, unix_listener
 from keyd.setup import refuse_lost_ledger
-from keyd.strangers import Strangers
 from ledger.errors import LedgerError
 from ledger.log import Ledger
 
@@ -89,7 +88,7 @@ async def serve(settings: config.Settings) -> None:
             overrides_file=settings.state_dir / "overrides.toml",
             entropy=secrets.token_bytes,
         )
-        server = Server(service, admin, roles, clock_us, Strangers())
+        server = Server(service, admin, roles, clock_us)
         await service.record("keyd", "keyd.started", {"version": version("osmoda-x402")})
         await admin.record_base(settings.x402.model_dump(mode="json"))
         admin.write_file()

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import structlog
 import tomli_w
 
 from keyd import api, facts, proposals
@@ -18,6 +19,7 @@ from keyd.api import Role
 from keyd.domains import DomainPattern
 from keyd.facts import Kind
 from keyd.files import write_private
+from keyd.floods import Flood
 from keyd.overrides import Document, Overrides, apply, beyond, wider
 from keyd.peer import Peer
 from keyd.policies import Policies
@@ -26,7 +28,13 @@ from keyd.reasons import Reason
 from ledger.log import Ledger
 from ledger.transaction import Transaction
 
+AGENT_CHANGES_PER_MINUTE: Final = 30
+"""An agent that changes policy more often is in a loop, and each change is an entry."""
+MAX_OVERRIDES: Final = 500
+"""Domains and budgets changed at run time, all together; each decision reads them."""
 _HEADER = "# Written by keyd after each change of policy; edits are undone at its next start.\n"
+
+log = structlog.get_logger("keyd.admin")
 
 
 class Admin:
@@ -44,6 +52,7 @@ class Admin:
         self._policies = policies
         self._file = overrides_file
         self._entropy = entropy
+        self._agents = Flood(AGENT_CHANGES_PER_MINUTE)
 
     async def change(
         self, peer: Peer, roles: frozenset[Role], patch: api.PolicyPatch
@@ -61,10 +70,16 @@ class Admin:
             after = before.patched(patch)
         except ValueError as error:
             return Deny(Reason.REQUEST_MALFORMED, str(error))
+        if after == before:
+            return api.PolicyChanged(applied=True)
+        if Role.ADMIN not in roles and self._agents.note(str(peer), tx.now) is None:
+            return Deny(Reason.RATE_LIMIT, f"more than {AGENT_CHANGES_PER_MINUTE} changes in a minute")
         base = self._policies.base
-        if excess := beyond(apply(base, after), base, self._policies.limits):
-            return Deny(Reason.POLICY_LIMIT, "; ".join(excess))
         widened = wider(apply(base, before), apply(base, after))
+        if widened and (excess := beyond(apply(base, after), base, self._policies.limits)):
+            return Deny(Reason.POLICY_LIMIT, "; ".join(excess))
+        if after.size() > MAX_OVERRIDES:
+            return Deny(Reason.POLICY_LIMIT, f"more than {MAX_OVERRIDES} overrides; move them to keyd.toml")
         if widened and Role.ADMIN not in roles:
             return self._propose(tx, peer, patch, widened)
         _record_change(tx, peer, before, after)
@@ -74,7 +89,9 @@ class Admin:
         self, tx: Transaction, peer: Peer, patch: api.PolicyPatch, widened: list[str]
     ) -> api.PolicyChanged | Deny:
         now_s = tx.now // 1_000_000
-        if proposals.full(tx.db, "policy"):
+        if sum(map(len, widened)) > proposals.MAX_WORDS:
+            return Deny(Reason.POLICY_LIMIT, "the change is too long for a person to read; split it")
+        if proposals.full(tx.db, "policy", now_s):
             return Deny(Reason.POLICY_LIMIT, "too many proposals are waiting already")
         proposal, fact = proposals.proposed_change(self._entropy(6).hex(), patch, widened, str(peer), now_s)
         data = {"facts": [*proposals.expired(tx.db, now_s), fact], "proposal": proposal.id, "wider": widened}
@@ -99,6 +116,9 @@ class Admin:
             before = self._policies.overrides(tx.db)
             after = before.patched(api.PolicyPatch.model_validate(waiting["patch"]))
             base = self._policies.base
+            widened = wider(apply(base, before), apply(base, after))
+            if unread := [words for words in widened if words not in waiting["words"]]:
+                return Deny(Reason.PROPOSAL_STALE, f"by now it also {'; '.join(unread)}")
             if excess := beyond(apply(base, after), base, self._policies.limits):
                 return Deny(Reason.POLICY_LIMIT, "; ".join(excess))
             _record_change(tx, peer, before, after)
@@ -150,11 +170,14 @@ class Admin:
         await self._transact(step)
 
     def write_file(self) -> None:
-        """overrides.toml as the record has it."""
+        """overrides.toml as the record has it. A fault is logged: the record decides, the file only shows."""
         document = self._ledger.read(lambda db: facts.get(db, Kind.OVERRIDES, "")) or {}
         content = (_HEADER + tomli_w.dumps(document)).encode()
-        if not self._file.exists() or self._file.read_bytes() != content:
-            write_private(self._file, content, replace=True)
+        try:
+            if not self._file.exists() or self._file.read_bytes() != content:
+                write_private(self._file, content, replace=True)
+        except OSError as error:
+            log.error("keyd.overrides.not_written", file=str(self._file), error=error.strerror)  # noqa: TRY400
 
     async def _transact[T](self, step: Callable[[Transaction], T]) -> T:
         return await asyncio.wrap_future(self._ledger.transact(step))

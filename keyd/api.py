@@ -20,7 +20,7 @@ API_VERSION: Final = 1
 
 MAX_BODY: Final = 512 * 1024
 """Bytes of one request body. Sixteen offers of 16 KiB fit; anything larger is not a payment request."""
-MAX_OFFERS: Final = 32
+MAX_OFFERS: Final = 16
 """Offers looked at in one 402. The most seen in the field is eight; the rest are ignored, not refused."""
 DEFAULT_SOCKET: Final = "/run/osmoda/keyd.sock"
 
@@ -30,6 +30,8 @@ Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
 CallerName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")]
 """Name of a caller with a proxy token. Without a colon, which ends the user name in Basic (RFC 7617)."""
 Text = Annotated[str, StringConstraints(max_length=2048)]
+DomainText = Annotated[str, StringConstraints(max_length=300)]
+"""An entry of `allowed_domains`; a DNS name has at most 253 characters."""
 Usd = Annotated[str, StringConstraints(pattern=r"^[0-9]{1,12}(\.[0-9]{1,6})?$")]
 
 
@@ -300,9 +302,9 @@ class PolicyPatch(Message):
     max_payment_usd: Usd | None = None
     approve_above_usd: Usd | None = None
     payments_per_minute: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
-    allow: Annotated[list[Text], Field(max_length=100)] = []
-    deny: Annotated[list[Text], Field(max_length=100)] = []
-    only: Annotated[list[Text], Field(max_length=100)] | None = None
+    allow: Annotated[list[DomainText], Field(max_length=100)] = []
+    deny: Annotated[list[DomainText], Field(max_length=100)] = []
+    only: Annotated[list[DomainText], Field(max_length=100)] | None = None
     """The only domains to pay, among those that are allowed."""
     budgets: Annotated[list[BudgetChange], Field(max_length=100)] = []
 
@@ -460,7 +462,7 @@ class PolicyView(Message):
     spent_today: str
     left_today: str
     day: str
-    """The UTC day the budget counts, YYYY-MM-DD; it never goes backwards."""
+    """The UTC day, YYYY-MM-DD. What is recorded for later days, after a clock was set back, counts as spent today."""
     budgets: list[BudgetView]
     by_domain: list[DomainSpend]
     by_caller: list[CallerSpend]

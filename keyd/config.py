@@ -10,12 +10,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from pydantic_settings import SettingsConfigDict
 
 from keyd import api, callers, configfile
+from keyd.applimits import Token
 from keyd.assets import DEFAULT_ASSETS, Asset, AssetTable
 from keyd.configfile import ConfigError
 from keyd.domains import DomainPattern
 from keyd.evm import parse_address
 from keyd.money import format_usd, parse_usd
-from keyd.overrides import Limits, budget_domain
+from keyd.overrides import Limits, one_domain
 from keyd.policy import BudgetRule, Policy
 
 __all__ = ["ConfigError", "Settings", "load"]
@@ -36,6 +37,13 @@ def _domain(value: object) -> DomainPattern:
 def _caip2(value: Any) -> str:
     if not isinstance(value, str) or re.fullmatch(r"eip155:[1-9][0-9]{0,18}", value, re.ASCII) is None:
         raise ValueError(f"{value!r} is not a CAIP-2 id of an EVM network, like `eip155:8453`")
+    return value
+
+
+def _token(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError('write a token as a string, like "USDC@eip155:8453"')
+    Token.parse(value)
     return value
 
 
@@ -65,6 +73,7 @@ Factor = Annotated[int, BeforeValidator(_factor), PlainSerializer(lambda milli: 
 """A factor of at least 1 in the file ("2"), thousandths inside."""
 PerMinute = Annotated[int, Field(ge=0, le=1_000_000)]
 Domain = Annotated[str, BeforeValidator(lambda value: _domain(value) and value)]
+TokenName = Annotated[str, BeforeValidator(_token)]
 Network = Annotated[str, BeforeValidator(_caip2)]
 Caller = Annotated[str, BeforeValidator(callers.check_entry)]
 
@@ -101,7 +110,7 @@ class BudgetSettings(_Section):
         if self.domain is None and self.caller is None:
             raise ValueError("name a domain, a caller, or both; daily_budget_usd is the budget of all")
         if self.domain is not None:
-            budget_domain(self.domain)
+            one_domain(self.domain)
         return self
 
 
@@ -147,6 +156,8 @@ class X402Settings(_Section):
     """Who may pay: user names, "uid:1000", "@group", "proxy:NAME", or "*" for everyone whom egress can identify."""
     networks: list[Network] = ["eip155:8453"]
     """Networks to pay on, as CAIP-2 ids."""
+    allowed_assets: list[TokenName] | None = None
+    """The only tokens to pay in, like `USDC` or `USDC@eip155:8453`; unset: every known one of these networks."""
     pin: bool = True
     """Hold a payment whose recipient, token or price is not that of the first one (docs/policy.md)."""
     pin_price_factor: Factor = 2000
@@ -165,6 +176,15 @@ class X402Settings(_Section):
     """Domain to the only recipients that it may name."""
     limits: LimitSettings = LimitSettings()
     """How far changes at run time may go."""
+
+    @model_validator(mode="after")
+    def _rules_bind(self) -> Self:
+        for domain in self.pay_to:
+            one_domain(domain)
+        keys = [(budget.domain, budget.caller) for budget in self.budgets]
+        if len(set(keys)) < len(keys):
+            raise ValueError("two budgets for the same domain and caller: only one of them could hold")
+        return self
 
 
 class AssetSettings(_Section):
@@ -245,6 +265,11 @@ class Settings(configfile.TomlSettings):
             callers=callers.resolve(x402.callers),
             networks=frozenset(x402.networks),
             assets=self.asset_table(),
+            allowed_assets=(
+                None
+                if x402.allowed_assets is None
+                else tuple(Token.parse(text) for text in x402.allowed_assets)
+            ),
             max_payment=x402.max_payment_usd,
             daily_budget=x402.daily_budget_usd,
             daily_budget_per_domain=x402.daily_budget_per_domain_usd,

@@ -78,6 +78,18 @@ class DomainPattern:
             return origin.host.endswith("." + self.host) and len(origin.host) > len(self.host) + 1
         return _canonical_ip(origin.host) == self.host
 
+    def denies(self, origin: Origin) -> bool:
+        """Whether this entry of `denied_domains` covers `origin`. An entry without a port denies the host whatever the
+        scheme and port: who writes `evil.example` means that host, and not its port 443."""
+        host = origin.host.rstrip(".")
+        if self.port is None:
+            return True
+        if (self.scheme, self.port) != ("https", _DEFAULT_PORT["https"]) and (
+            origin.scheme != self.scheme or origin.port != self.port
+        ):
+            return False
+        return host.endswith("." + self.host) if self.subdomains else _canonical_ip(host) == self.host
+
     def __str__(self) -> str:
         """The shortest entry that means the same."""
         if self.port is None:

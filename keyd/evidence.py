@@ -37,6 +37,8 @@ class Evidence:
     transaction: str | None
     notes: tuple[str, ...]
     """What contradicts what was signed, and reasons the server gave; escaped and clipped."""
+    not_sent: bool
+    """The payment never left egress, so this says nothing about the host."""
 
 
 def weigh(signed: Signed, report: api.OutcomeReport) -> Evidence:
@@ -47,10 +49,12 @@ def weigh(signed: Signed, report: api.OutcomeReport) -> Evidence:
     if report.settlement is not None:
         contradictions = _contradictions(signed, report.settlement)
         if not contradictions:
-            return Evidence("settled", delivered, report.settlement["transaction"].lower(), tuple(notes))
+            transaction = report.settlement["transaction"].lower()
+            return Evidence("settled", delivered, transaction, tuple(notes), not_sent=False)
         notes += contradictions
     refused = status is not None and 400 <= status < 500
-    return Evidence("refused" if refused else "unknown", delivered, None, tuple(notes))
+    state: State = "refused" if refused else "unknown"
+    return Evidence(state, delivered, None, tuple(notes), not_sent=report.failure == "not_sent")
 
 
 RELEASE_MARGIN_S: Final = 120

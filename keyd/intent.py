@@ -122,7 +122,7 @@ def from_flat(request: api.FlatSignRequest, assets: AssetTable, now_s: int, call
     return Intent(
         origin=api.Origin(scheme="https", host=request.domain, port=443),
         method="GET",
-        path="/",
+        path="",
         caller=caller,
         fingerprint=hashlib.sha256(b"osmoda-flat/v1\n" + fields).hexdigest(),
         key=None,

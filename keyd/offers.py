@@ -66,11 +66,11 @@ class PaymentRequirements:
         """What the ledger keeps of a received offer: enough to judge it again under another policy."""
         timeout = self.max_timeout_seconds
         return {
-            "scheme": self.scheme[:_CLIP],
-            "network": self.network[:_CLIP],
-            "amount": self.amount[:_CLIP],
-            "asset": self.asset[:_CLIP],
-            "pay_to": self.pay_to[:_CLIP],
+            "scheme": _recordable(self.scheme),
+            "network": _recordable(self.network),
+            "amount": _recordable(self.amount),
+            "asset": _recordable(self.asset),
+            "pay_to": _recordable(self.pay_to),
             "extra": {name: _recordable(self.extra[name]) for name in _JUDGED_EXTRA if name in self.extra},
             "max_timeout_seconds": _recordable(timeout),
         }
@@ -176,10 +176,16 @@ def _extra(value: object, version: int) -> Mapping[str, Any]:
 
 
 def _recordable(value: object) -> str | int:
-    """A seller's value as the ledger can hold it: a small integer as it is, everything else as clipped text."""
+    """A seller's value as the ledger can hold it: a small integer as it is, everything else as printable text, which
+    no control character makes six times as long."""
     if _is_int(value) and abs(value) < 2**53:
         return value
-    return (value if isinstance(value, str) else repr(value))[:_CLIP].encode(errors="replace").decode()
+    text = value if isinstance(value, str) else repr(value)[: 2 * _CLIP]
+    return (
+        text
+        if text.isascii() and text.isprintable() and len(text) <= _CLIP
+        else ascii(text[:_CLIP])[1:-1][:_CLIP]
+    )
 
 
 def _is_int(value: object) -> TypeGuard[int]:

@@ -43,6 +43,10 @@ class Overrides:
     only: tuple[str, ...] | None = None
     budgets: tuple[BudgetRule, ...] = ()
 
+    def size(self) -> int:
+        """Domains and budgets, all together."""
+        return len(self.allow) + len(self.deny) + len(self.only or ()) + len(self.budgets)
+
     def as_document(self) -> Document:
         """For the ledger and for overrides.toml: only what is set, money as decimal strings."""
         document: Document = {}
@@ -90,7 +94,7 @@ class Overrides:
         deny = [_normal(text) for text in patch.deny]
         budgets = {(rule.domain, rule.caller): rule for rule in self.budgets}
         for change in patch.budgets:
-            key = (None if change.domain is None else budget_domain(change.domain), change.caller)
+            key = (None if change.domain is None else one_domain(change.domain), change.caller)
             if key == (None, None):
                 raise ValueError("a budget names a domain, a caller, or both")
             budgets.pop(key, None)
@@ -200,11 +204,11 @@ def _usd_or(text: str | None, otherwise: int | None) -> int | None:
     return otherwise if text is None else parse_usd(text)
 
 
-def budget_domain(text: str) -> str:
-    """A domain as the record spells it. Raises ValueError for a pattern: a budget is kept for one domain."""
+def one_domain(text: str) -> str:
+    """A domain as the record spells it. Raises ValueError for a pattern: budgets and recipients go with one domain."""
     pattern = DomainPattern.parse(text)
     if pattern.subdomains or pattern.port is None:
-        raise ValueError(f"{text!r}: a budget is kept for one domain, not for a pattern")
+        raise ValueError(f"{text!r}: name one domain here, not a pattern")
     return str(pattern)
 
 

@@ -117,31 +117,35 @@ def entries_about(db: sqlite3.Connection, payment: Payment) -> list[Entry]:
     return [entry.decode(*attempt), *story]
 
 
-def signed_since(db: sqlite3.Connection, since_s: int) -> int:
-    """Payments signed later than `since_s`, also those a clock that was set back puts into the future."""
-    return int(db.execute("SELECT COUNT(*) FROM payments WHERE signed_at > ?", (since_s,)).fetchone()[0])
+def signed_between(db: sqlite3.Connection, after_s: int, until_s: int) -> int:
+    """Payments signed later than `after_s` and not later than `until_s`."""
+    query = "SELECT COUNT(*) FROM payments WHERE signed_at > ? AND signed_at <= ?"
+    return int(db.execute(query, (after_s, until_s)).fetchone()[0])
 
 
-def budget_day(db: sqlite3.Connection, now_us: int) -> str:
-    """The UTC day that a payment made now counts on. It never goes backwards: a clock set back un-spends nothing."""
-    today = datetime.fromtimestamp(now_us / 1_000_000, UTC).strftime("%Y-%m-%d")
-    latest = db.execute("SELECT latest_day FROM meta").fetchone()[0]
-    return today if latest is None else max(today, str(latest))
+def budget_day(now_us: int) -> str:
+    """The UTC day that a payment made now counts on, YYYY-MM-DD."""
+    return datetime.fromtimestamp(now_us / 1_000_000, UTC).strftime("%Y-%m-%d")
 
 
 def spent_on(
     db: sqlite3.Connection, day: str, *, domain: str | None = None, caller: str | None = None
 ) -> int:
-    """Micro-USD signed on `day` and not released with proof; at one domain, by one caller, or both."""
+    """Micro-USD signed on `day` or later and not released with proof; at one domain, by one caller, or both.
+
+    Later days exist only if the clock was set back: so that un-spends nothing, and a clock that once ran ahead does
+    not use up today's budget for good.
+    """
     if domain is None and caller is None:
-        row = db.execute("SELECT usd_micros FROM spend_total WHERE day = ?", (day,)).fetchone()
-        return 0 if row is None else int(row[0])
-    if caller is None:
-        query, values = "SELECT SUM(usd_micros) FROM spend WHERE day = ? AND domain = ?", (day, domain)
+        query, values = "SELECT SUM(usd_micros) FROM spend_total WHERE day >= ?", (day,)
+    elif caller is None:
+        query = "SELECT SUM(usd_micros) FROM spend WHERE day >= ? AND domain = ?"
+        values = (day, domain)  # type: ignore[assignment]
     elif domain is None:
-        query, values = "SELECT SUM(usd_micros) FROM spend WHERE day = ? AND caller = ?", (day, caller)
+        query = "SELECT SUM(usd_micros) FROM spend WHERE day >= ? AND caller = ?"
+        values = (day, caller)  # type: ignore[assignment]
     else:
-        query = "SELECT SUM(usd_micros) FROM spend WHERE day = ? AND domain = ? AND caller = ?"
+        query = "SELECT SUM(usd_micros) FROM spend WHERE day >= ? AND domain = ? AND caller = ?"
         values = (day, domain, caller)  # type: ignore[assignment]
     return int(db.execute(query, values).fetchone()[0] or 0)
 

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from keyd.applimits import Token
 from keyd.assets import AssetTable
 from keyd.domains import DomainPattern, any_matches
 from keyd.intent import UNKNOWN_CALLER, Intent
@@ -26,6 +27,10 @@ from keyd.offers import Offer, Unpayable, judge
 from keyd.reasons import Reason
 
 EVERY_CALLER: Final = "*"
+
+
+MAX_SHOWN_PATH: Final = 80
+"""Characters of a request's path in a question to a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,8 @@ class Policy:
     daily_budget_per_caller_and_domain: int | None = None
     budgets: tuple[BudgetRule, ...] = ()
     payments_per_minute: int | None = None
+    allowed_assets: tuple[Token, ...] | None = None
+    """The only tokens to pay in, among those of the asset table."""
     pay_to: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Domain → the only recipients (EIP-55) it may name."""
     pin: bool = True
@@ -138,12 +145,16 @@ def decide(intent: Intent, policy: Policy, *, payer: str, standing: Standing) ->
     offer = cheapest(intent, policy, payer, standing.pin if policy.pin else None)
     if isinstance(offer, Deny):
         return offer
-    for denial in _limits(intent, policy, standing, offer):
-        return denial
-    for hold in _holds(intent, policy, standing, offer):
-        approval = approval_id(intent, offer)
-        return Allow(offer, approval) if approval in standing.approved else hold
-    return Allow(offer)
+    if excess := next(_limits(intent, policy, standing, offer), None):
+        return excess
+    holds = list(_holds(intent, policy, standing, offer))
+    if not holds:
+        return Allow(offer)
+    approval = approval_id(intent, offer)
+    if approval in standing.approved:
+        return Allow(offer, approval)
+    reasons = "; ".join(why for _, why in holds)
+    return Deny(holds[0][0], f"{_terms(intent, offer)}: {reasons}", ask=offer)
 
 
 def admit(intent: Intent, policy: Policy, standing: Standing) -> Deny | None:
@@ -157,7 +168,7 @@ def admit(intent: Intent, policy: Policy, standing: Standing) -> Deny | None:
         return Deny(Reason.X402_DISABLED, "payments are switched off")
     if standing.frozen:
         return Deny(Reason.FROZEN, "payments are frozen")
-    if any_matches(policy.denied_domains, intent.origin):
+    if any(pattern.denies(intent.origin) for pattern in policy.denied_domains):
         return Deny(Reason.DOMAIN_DENIED, f"{domain} is in denied_domains")
     if not any_matches(policy.allowed_domains, intent.origin):
         return Deny(Reason.DOMAIN_NOT_ALLOWED, f"{domain} is not in allowed_domains")
@@ -201,7 +212,7 @@ def approval_id(intent: Intent, offer: Offer) -> str:
     """What a person approves: this caller paying these terms for this method and path of this host."""
     terms = [offer.asset.network, offer.asset.address, offer.pay_to, str(offer.amount)]
     parts = [intent.caller, intent.domain, intent.method, intent.path, *terms]
-    return hashlib.sha256(b"osmoda-approval/v1\n" + json.dumps(parts).encode()).hexdigest()[:12]
+    return hashlib.sha256(b"osmoda-approval/v1\n" + json.dumps(parts).encode()).hexdigest()[:40]
 
 
 def _limits(intent: Intent, policy: Policy, standing: Standing, offer: Offer) -> Iterator[Deny]:
@@ -235,27 +246,30 @@ def _budgets(intent: Intent, policy: Policy, spent: Spent) -> Iterator[tuple[Rea
             yield Reason.BUDGET_CALLER_DOMAIN, rule.daily, spent.caller_and_domain, by + at
 
 
-def _holds(intent: Intent, policy: Policy, standing: Standing, offer: Offer) -> Iterator[Deny]:
-    """Reasons to ask a person, who may say yes."""
-    pin, domain = standing.pin, intent.domain
+def _holds(intent: Intent, policy: Policy, standing: Standing, offer: Offer) -> Iterator[tuple[Reason, str]]:
+    """Every reason to ask a person, who says yes or no to all of them at once."""
+    pin = standing.pin
     if policy.pin and pin is not None:
         if (offer.asset.network, offer.asset.address) != (pin.network, pin.asset):
-            was = f"{pin.asset} on {pin.network}"
-            yield Deny(Reason.PIN_ASSET, f"{domain} wants {offer.asset}, not {was}", offer)
+            yield Reason.PIN_ASSET, f"it was {pin.asset} on {pin.network} when first paid"
         if offer.pay_to != pin.pay_to:
-            yield Deny(
-                Reason.PIN_PAY_TO, f"{domain} wants {offer.pay_to} to be paid, not {pin.pay_to}", offer
-            )
+            yield Reason.PIN_PAY_TO, f"it was paid to {pin.pay_to} at first"
         first = standing.pinned_price
         if first is not None and offer.usd_micros * 1000 > first * policy.pin_price_factor_milli:
-            rise = f"{format_usd(offer.usd_micros)} USD, first it was {format_usd(first)} USD"
-            yield Deny(Reason.PIN_PRICE, f"{intent.method} {intent.path} of {domain} costs {rise}", offer)
-    what = f"{format_token_amount(offer.amount, offer.asset.decimals)} {offer.asset} to {domain}"
+            yield Reason.PIN_PRICE, f"it cost {format_usd(first)} USD at first"
     if policy.approve_above is not None and offer.usd_micros > policy.approve_above:
-        threshold = format_usd(policy.approve_above)
-        yield Deny(Reason.APPROVAL_REQUIRED, f"{what} is above {threshold} USD", offer)
+        yield Reason.APPROVAL_REQUIRED, f"it is above {format_usd(policy.approve_above)} USD"
     if policy.approve_first_seen and pin is None:
-        yield Deny(Reason.APPROVAL_REQUIRED, f"{what} would be the first payment to this host", offer)
+        yield Reason.APPROVAL_REQUIRED, "it would be the first payment to this host"
+
+
+def _terms(intent: Intent, offer: Offer) -> str:
+    """What a person is asked to pay. The figures come first and the path, which strangers choose, last and clipped:
+    nothing may push the price out of sight."""
+    amount = format_token_amount(offer.amount, offer.asset.decimals)
+    price = f"{amount} {offer.asset} ({format_usd(offer.usd_micros)} USD)"
+    path = ascii(intent.path[:MAX_SHOWN_PATH])[1:-1]
+    return f"{price} to {offer.pay_to} for {intent.caller} at {intent.domain}, {intent.method} {path}"
 
 
 _STAGE = {
@@ -273,6 +287,7 @@ _STAGE = {
             Reason.AMOUNT_INVALID,
             Reason.PAY_TO_INVALID,
             Reason.TIMEOUT_INVALID,
+            Reason.ASSET_NOT_ALLOWED,
             Reason.PAY_TO_NOT_ALLOWED,
             Reason.APP_LIMIT,
         ]
@@ -291,6 +306,8 @@ def _sort(intent: Intent, policy: Policy, payer: str) -> tuple[list[Offer], list
         )
         if isinstance(verdict, Unpayable):
             against.append(verdict)
+        elif not _asset_allowed(policy, verdict):
+            against.append(Unpayable(Reason.ASSET_NOT_ALLOWED, f"{verdict.asset} is not in allowed_assets"))
         elif recipients is not None and verdict.pay_to not in recipients:
             detail = f"{verdict.pay_to} is not a recipient listed for {intent.domain}"
             against.append(Unpayable(Reason.PAY_TO_NOT_ALLOWED, detail))
@@ -299,6 +316,10 @@ def _sort(intent: Intent, policy: Policy, payer: str) -> tuple[list[Offer], list
         else:
             payable.append(verdict)
     return payable, against
+
+
+def _asset_allowed(policy: Policy, offer: Offer) -> bool:
+    return policy.allowed_assets is None or any(t.names(offer.asset) for t in policy.allowed_assets)
 
 
 def _beyond_app_cap(intent: Intent, offer: Offer) -> str | None:

@@ -18,32 +18,42 @@ PENDING_S: Final = 24 * 3600
 """A question nobody answered in a day has lost its context."""
 APPROVAL_S: Final = 3600
 """An approval is for the program's next try, not for some day."""
+MAX_WORDS: Final = 2000
+"""Characters of a proposal. A change that takes more words than a person reads is to be split."""
+MAX_PENDING_OF_HOST: Final = 10
+"""One seller that changes its terms all the time must not fill the list."""
 MAX_PENDING: Final = 200
 """Hostile pages can make an agent ask again and again; a person reads no more than this anyway."""
 
 
 def held_payment(
     db: sqlite3.Connection, intent: Intent, denial: Deny, offer: Offer, now_s: int
-) -> tuple[str, list[Fact]]:
-    """The id under which a person may approve `offer`, and the facts to record: none if it is waiting already."""
+) -> tuple[str | None, list[Fact]]:
+    """The id under which a person may approve `offer`, and the facts to record: none if it is waiting already.
+
+    No id if too much is waiting already, of this host or of all.
+    """
     key = approval_id(intent, offer)
     pending = facts.every(db, Kind.PENDING)
     known = pending.get(key)
     if known is not None and now_s <= known["expires_at"]:
         return key, []
-    changes = expired(db, now_s)
-    if full(db, "payment") and not changes:
-        return key, []
-    value = _entry("payment", denial.detail, intent.caller, now_s) | {"code": denial.reason.value}
-    return key, [*(c for c in changes if c["key"] != key), facts.put(Kind.PENDING, key, value)]
+    current = [value for value in pending.values() if now_s <= value["expires_at"]]
+    of_host = [value for value in current if value.get("domain") == intent.domain]
+    if len(of_host) >= MAX_PENDING_OF_HOST or _count(current, "payment") >= MAX_PENDING:
+        return None, []
+    value = _entry("payment", denial.detail, intent.caller, now_s)
+    value |= {"code": denial.reason.value, "domain": intent.domain}
+    changes = [change for change in expired(db, now_s) if change["key"] != key]
+    return key, [*changes, facts.put(Kind.PENDING, key, value)]
 
 
 def proposed_change(
     proposal_id: str, patch: api.PolicyPatch, words: list[str], by: str, now_s: int
 ) -> tuple[api.Proposal, Fact]:
-    """A change that an agent asks for."""
+    """A change that an agent asks for, in words that say all of it."""
     value = _entry("policy", "; ".join(words), by, now_s)
-    value["patch"] = patch.model_dump(mode="json", exclude_defaults=True)
+    value |= {"patch": patch.model_dump(mode="json", exclude_defaults=True), "words": words}
     return view(proposal_id, value), facts.put(Kind.PENDING, proposal_id, value)
 
 
@@ -53,10 +63,14 @@ def find(db: sqlite3.Connection, proposal_id: str, now_s: int) -> dict[str, Any]
     return None if value is None or now_s > value["expires_at"] else value
 
 
-def full(db: sqlite3.Connection, kind: str) -> bool:
+def full(db: sqlite3.Connection, kind: str, now_s: int) -> bool:
     """No more of this kind are taken. Each kind by itself: an agent's proposals must not hide held payments."""
-    same_kind = [value for value in facts.every(db, Kind.PENDING).values() if value["kind"] == kind]
-    return len(same_kind) >= MAX_PENDING
+    pending = facts.every(db, Kind.PENDING).values()
+    return _count([value for value in pending if now_s <= value["expires_at"]], kind) >= MAX_PENDING
+
+
+def _count(pending: list[dict[str, Any]], kind: str) -> int:
+    return sum(value["kind"] == kind for value in pending)
 
 
 def waiting(db: sqlite3.Connection, now_s: int) -> list[api.Proposal]:
@@ -76,10 +90,10 @@ def expired(db: sqlite3.Connection, now_s: int) -> list[Fact]:
 
 def view(proposal_id: str, value: dict[str, Any]) -> api.Proposal:
     return api.Proposal.model_validate(
-        {"id": proposal_id} | {name: v for name, v in value.items() if name != "patch"}
+        {"id": proposal_id} | {name: v for name, v in value.items() if name in api.Proposal.model_fields}
     )
 
 
 def _entry(kind: str, summary: str, by: str, now_s: int) -> dict[str, Any]:
     expires_at = now_s + PENDING_S
-    return {"by": by, "created_at": now_s, "expires_at": expires_at, "kind": kind, "summary": summary[:500]}
+    return {"by": by, "created_at": now_s, "expires_at": expires_at, "kind": kind, "summary": summary}

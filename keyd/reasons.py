@@ -50,6 +50,7 @@ class Reason(StrEnum):
     NETWORK_UNKNOWN = "network_unknown"
     NETWORK_NOT_ALLOWED = "network_not_allowed"
     ASSET_UNKNOWN = "asset_unknown"
+    ASSET_NOT_ALLOWED = "asset_not_allowed"
     ASSET_MISMATCH = "asset_mismatch"
     TRANSFER_METHOD_UNSUPPORTED = "transfer_method_unsupported"
     PAYMENT_FLOW_UNSUPPORTED = "payment_flow_unsupported"
@@ -67,6 +68,7 @@ class Reason(StrEnum):
     PAYMENT_UNKNOWN = "payment_unknown"
     WALLET_EXISTS = "wallet_exists"
     PROPOSAL_UNKNOWN = "proposal_unknown"
+    PROPOSAL_STALE = "proposal_stale"
     POLICY_LIMIT = "policy_limit"
     INTERNAL = "internal"
     # egress
@@ -209,6 +211,10 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
         "The offer's token is not in keyd's own asset table.",
         "If you trust the token, add it under [[assets]] in keyd.toml with its address, decimals and USD value.",
     ),
+    Reason.ASSET_NOT_ALLOWED: Explanation(
+        "The offer's token is known but not on the list of tokens to pay in.",
+        "Add it to `allowed_assets` under [x402] in keyd.toml, like `USDC` or `USDC@eip155:8453`.",
+    ),
     Reason.ASSET_MISMATCH: Explanation(
         "The offer states another EIP-712 name or version for a token than keyd's table: it could never settle.",
         "Report it to the seller. If the table is wrong for this token, correct it under [[assets]].",
@@ -273,6 +279,10 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.PROPOSAL_UNKNOWN: Explanation(
         "Nothing with this id is waiting for approval: it was decided, it expired, or it never was.",
         "`keyctl x402 pending` lists what is waiting.",
+    ),
+    Reason.PROPOSAL_STALE: Explanation(
+        "The policy changed after this was proposed: approving it now would permit more than its words say.",
+        "Reject it with `keyctl x402 reject ID`, and have the agent ask again.",
     ),
     Reason.POLICY_LIMIT: Explanation(
         "The change goes beyond the limits that the base configuration sets.",

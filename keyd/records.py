@@ -28,9 +28,26 @@ _BUDGETS: Final = frozenset(
 )
 
 
-def attempt(intent: Intent, repeated: Payment | None) -> Data:
+_BEFORE_OFFERS: Final = frozenset(
+    {
+        Reason.CALLER_UNKNOWN,
+        Reason.CALLER_NOT_ALLOWED,
+        Reason.X402_DISABLED,
+        Reason.FROZEN,
+        Reason.DOMAIN_DENIED,
+        Reason.DOMAIN_NOT_ALLOWED,
+        Reason.HOST_QUARANTINED,
+    }
+)
+"""Refusals for which no offer was looked at."""
+FEW_OFFERS: Final = 4
+"""Offers recorded of such a refusal: enough to ask later what another policy would have done, and not much room for
+the words of a host that nobody allowed."""
+
+
+def attempt(intent: Intent, verdict: object) -> Data:
     """`x402.payment.attempt`: what was asked for, enough to judge it again under another policy."""
-    return intent.record() | {"repeat_of": None if repeated is None else repeated.payment_id}
+    return intent.record() | {"repeat_of": getattr(verdict, "payment_id", None)}
 
 
 def signed(
@@ -78,8 +95,15 @@ def signed_facts(intent: Intent, decision: Allow, standing: Standing) -> Data:
     return {"facts": changes} if changes else {}
 
 
-def reject(tx: Transaction, peer: Peer, intent: Intent, asked: Entry, denial: Deny) -> Deny:
-    """`x402.payment.rejected`, with the question to a person if the payment is held."""
+def refusal(tx: Transaction, peer: Peer, intent: Intent, denial: Deny, suppressed: int) -> Deny:
+    """`x402.payment.attempt` and `.rejected`, with the question to a person if the payment is held.
+
+    `suppressed` refusals of this caller came before and have no entry of their own.
+    """
+    question = attempt(intent, None)
+    if denial.reason in _BEFORE_OFFERS:
+        question["offers"] = question["offers"][:FEW_OFFERS]
+    asked = tx.append("x402.payment.attempt", str(peer), question)
     data = {
         "attempt": asked.seq,
         "caller": intent.caller,
@@ -87,13 +111,15 @@ def reject(tx: Transaction, peer: Peer, intent: Intent, asked: Entry, denial: De
         "detail": denial.detail,
         "domain": intent.domain,
     }
+    if suppressed:
+        data["suppressed"] = suppressed
     if denial.reason in _BUDGETS:
         tx.append("x402.budget.exceeded", str(peer), data)
     if denial.ask is not None:
-        now_s = tx.now // 1_000_000
-        key, changes = proposals.held_payment(tx.db, intent, denial, denial.ask, now_s)
-        data |= {"approval": key} | ({"facts": changes} if changes else {})
-        denial = Deny(denial.reason, f"{denial.detail} (approval id {key})")
+        key, changes = proposals.held_payment(tx.db, intent, denial, denial.ask, tx.now // 1_000_000)
+        if key is not None:
+            data |= {"approval": key} | ({"facts": changes} if changes else {})
+            denial = Deny(denial.reason, f"{denial.detail} (approval id {key})")
     tx.append("x402.payment.rejected", str(peer), data)
     return denial
 
@@ -122,7 +148,10 @@ def proven(db: sqlite3.Connection, payment: Payment, found: api.ChainEvidence, s
 
 
 def trouble_facts(db: sqlite3.Connection, domain: str, found: Evidence) -> Data:
-    """Counts payments in a row that were not delivered or not proven; one good one ends the row."""
+    """Counts payments in a row that were not delivered or not proven; one good one ends the row. What never reached
+    the host says nothing about it."""
+    if found.not_sent:
+        return {}
     before = facts.get(db, Kind.TROUBLE, domain)
     if not (found.delivered and found.state == "settled"):
         return {"facts": [facts.put(Kind.TROUBLE, domain, (before or 0) + 1)]}

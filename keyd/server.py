@@ -21,19 +21,21 @@ from pydantic_core import from_json
 from keyd import api, intent
 from keyd.admin import Admin
 from keyd.api import Endpoint
+from keyd.floods import Flood
 from keyd.keystore import WalletExists, WalletInfo, parse_private_key
 from keyd.money import format_token_amount, format_usd
 from keyd.peer import Peer, Roles, peer_of
 from keyd.policy import Deny
 from keyd.reasons import Reason
 from keyd.service import Authorized, Service
-from keyd.strangers import Strangers
 from keyd.views import Views, ledger_entry
 from ledger.errors import LedgerError
 from ledger.verify import verify
 
 BODY_TIMEOUT_S: Final = 10.0
 """A peer that sends its body slower than this holds a connection for nothing; real ones need milliseconds."""
+STRANGERS_PER_MINUTE: Final = 1
+"""Entries about one user without the right role: enough to see an attempt, too few to fill a disk with."""
 MAX_ENTRIES: Final = 1000
 """Entries in one answer; a longer tail is asked for in pieces."""
 
@@ -62,14 +64,13 @@ class Server:
         admin: Admin,
         roles: Roles,
         clock: Callable[[], int],
-        strangers: Strangers,
     ) -> None:
         self.service = service
         self.admin = admin
         self.views = Views(service.ledger, service.policies)
         self._roles = roles
         self._clock = clock
-        self._strangers = strangers
+        self._strangers = Flood(STRANGERS_PER_MINUTE)
         self.app = web.Application(client_max_size=api.MAX_BODY, middlewares=[self._answer])
         for name, endpoint in api.ENDPOINTS.items():
             self.app.router.add_route(endpoint.method, endpoint.path, getattr(self, f"_{name}"), name=name)
@@ -112,7 +113,7 @@ class Server:
         what = f"{request.method} {request.path[:100]}"
         if roles and endpoint is None:
             raise Refused(Reason.REQUEST_MALFORMED, f"there is no {what}", 404)
-        if (suppressed := self._strangers.note(peer.uid, self._clock())) is not None:
+        if (suppressed := self._strangers.note(str(peer), self._clock())) is not None:
             await self.service.record_stranger(peer, what, suppressed)
         if not roles or endpoint is None:
             raise Refused(Reason.PEER_UNKNOWN, f"uid {peer.uid} has no role")
@@ -328,9 +329,11 @@ def _first_mistake(error: ValueError) -> str:
 
 
 def _number(request: web.Request, name: str, *, default: int) -> int:
-    text = request.query.get(name, str(default))
-    if not text.removeprefix("-").isdecimal() or len(text) > 18:
-        raise Refused(Reason.REQUEST_MALFORMED, f"{name} is not a number", 400)
+    text = request.query.get(name)
+    if text is None:
+        return default
+    if not text.isdecimal() or not text.isascii() or len(text) > 18:
+        raise Refused(Reason.REQUEST_MALFORMED, f"{name} is not a number of at least 0", 400)
     return int(text)
 
 

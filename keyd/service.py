@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from keyd import api, eip3009, evidence, payments, records, standing
 from keyd.eip3009 import Authorization
 from keyd.evidence import Signed
+from keyd.floods import Flood
 from keyd.intent import Intent
 from keyd.keystore import Keystore, Payer, WalletMissing, WalletUnreadable
 from keyd.offers import Offer
@@ -25,6 +26,22 @@ from keyd.policy import Allow, Deny, Policy, Standing, admit, decide, same_terms
 from keyd.reasons import Reason
 from ledger.log import Ledger
 from ledger.transaction import Transaction
+
+REFUSALS_PER_MINUTE: Final = 120
+"""Refusals of one caller that are recorded one by one. A program that asks more often is in a loop, or hostile: the
+next entry says how many there were."""
+
+
+@dataclass(frozen=True, slots=True)
+class Purchase:
+    """What may be bought, and whose wallet pays."""
+
+    allowed: Allow
+    payer: Payer
+
+    @property
+    def offer(self) -> Offer:
+        return self.allowed.offer
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +86,7 @@ class Service:
         self.default_wallet = default_wallet
         self._entropy = entropy
         self._proof_sources = proof_sources
+        self._refusals = Flood(REFUSALS_PER_MINUTE)
 
     # -- asked to pay -------------------------------------------------------------------------------------
 
@@ -85,43 +103,34 @@ class Service:
     def _decide_and_record(
         self, tx: Transaction, peer: Peer, intent: Intent, payer: Payer | Deny
     ) -> Recorded | Deny:
-        now_s, day = tx.now // 1_000_000, payments.budget_day(tx.db, tx.now)
+        now_s, day = tx.now // 1_000_000, payments.budget_day(tx.now)
         policy = self.policies.governing(tx.db)
         record = standing.load(tx.db, intent, policy, now_s=now_s, day=day)
-        earlier = payments.latest_of(tx.db, intent.intent_key)
-        repeated = earlier if earlier is not None and _is_repeat(tx, intent, earlier, now_s) else None
-        attempt = tx.append("x402.payment.attempt", str(peer), records.attempt(intent, repeated))
+        verdict = _judge(tx, intent, policy, record, payer, now_s)
+        if isinstance(verdict, Deny):
+            suppressed = self._refusals.note(intent.caller, tx.now)
+            return verdict if suppressed is None else records.refusal(tx, peer, intent, verdict, suppressed)
+        asked = tx.append("x402.payment.attempt", str(peer), records.attempt(intent, verdict))
+        if isinstance(verdict, Recorded):
+            return verdict
 
-        if denial := admit(intent, policy, record):
-            return records.reject(tx, peer, intent, attempt, denial)
-        if isinstance(payer, Deny):
-            return records.reject(tx, peer, intent, attempt, payer)
-        if repeated is not None:
-            repeat = _repeat(tx, intent, policy, payer, repeated, now_s)
-            return records.reject(tx, peer, intent, attempt, repeat) if isinstance(repeat, Deny) else repeat
-        if earlier is not None and earlier.is_unresolved(now_s):
-            detail = f"payment {earlier.payment_id} expired a moment ago; its outcome is not certain yet"
-            return records.reject(tx, peer, intent, attempt, Deny(Reason.INTENT_UNRESOLVED, detail))
-        decision = decide(intent, policy, payer=payer.address, standing=record)
-        if isinstance(decision, Deny):
-            return records.reject(tx, peer, intent, attempt, decision)
-
+        payer = verdict.payer
         authorization = eip3009.authorize(
             payer=payer.address,
-            pay_to=decision.offer.pay_to,
-            value=decision.offer.amount,
-            window_s=decision.offer.window_s,
+            pay_to=verdict.offer.pay_to,
+            value=verdict.offer.amount,
+            window_s=verdict.offer.window_s,
             nonce=self._entropy(32),
             now_s=now_s,
         )
         payment_id = self._entropy(16).hex()
         data = records.signed(
-            payment_id, intent, attempt, payer.label, decision.offer, authorization, now_s, day
+            payment_id, intent, asked, payer.label, verdict.offer, authorization, now_s, day
         )
-        data |= records.signed_facts(intent, decision, record)
+        data |= records.signed_facts(intent, verdict.allowed, record)
         data |= self._shadow(tx, intent, payer, record)
         tx.append("x402.payment.signed", str(peer), data)
-        return Recorded(payment_id, decision.offer, authorization, payer, repeat=False)
+        return Recorded(payment_id, verdict.offer, authorization, payer, repeat=False)
 
     def _shadow(self, tx: Transaction, intent: Intent, payer: Payer, record: Standing) -> dict[str, Any]:
         """With `enforce = false`: what the overrides would have refused, for the record."""
@@ -209,8 +218,23 @@ class Service:
         return await asyncio.wrap_future(self.ledger.transact(step))
 
 
-def _is_repeat(tx: Transaction, intent: Intent, earlier: Payment, now_s: int) -> bool:
-    return earlier.is_open(now_s) or payments.overlaps(tx.db, earlier, intent.started_us, now_s)
+def _judge(
+    tx: Transaction, intent: Intent, policy: Policy, record: Standing, payer: Payer | Deny, now_s: int
+) -> Purchase | Recorded | Deny:
+    """A new purchase, the repeat of one that is open, or neither."""
+    if denial := admit(intent, policy, record):
+        return denial
+    if isinstance(payer, Deny):
+        return payer
+    earlier = payments.latest_of(tx.db, intent.intent_key)
+    if earlier is not None:
+        if earlier.is_open(now_s) or payments.overlaps(tx.db, earlier, intent.started_us, now_s):
+            return _repeat(tx, intent, policy, payer, earlier, now_s)
+        if earlier.is_unresolved(now_s):
+            detail = f"payment {earlier.payment_id} expired a moment ago; its outcome is not certain yet"
+            return Deny(Reason.INTENT_UNRESOLVED, detail)
+    decision = decide(intent, policy, payer=payer.address, standing=record)
+    return decision if isinstance(decision, Deny) else Purchase(decision, payer)
 
 
 def _repeat(

@@ -20,7 +20,7 @@ def load(db: sqlite3.Connection, intent: Intent, policy: Policy, *, now_s: int, 
     approvals = facts.every(db, Kind.APPROVAL)
     return Standing(
         spent=_spent(db, intent, day),
-        last_minute=payments.signed_since(db, now_s - RATE_WINDOW_S),
+        last_minute=payments.signed_between(db, now_s - RATE_WINDOW_S, now_s),
         frozen=is_frozen(db),
         quarantined=policy.quarantine_after is not None and trouble >= policy.quarantine_after,
         pin=None if pin is None else Pin(pin["network"], pin["asset"], pin["pay_to"]),

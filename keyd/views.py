@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from keyd import api, facts, payments, proposals
-from keyd.assets import AssetTable
+from keyd.assets import Asset, AssetTable
 from keyd.facts import Kind
 from keyd.money import format_token_amount, format_usd
 from keyd.payments import Payment
@@ -37,7 +37,7 @@ class Views:
     def _policy(
         self, db: sqlite3.Connection, now_us: int, wallet: str | None, default_wallet: str
     ) -> api.PolicyView:
-        policy, day = self._policies.in_force(db), payments.budget_day(db, now_us)
+        policy, day = self._policies.in_force(db), payments.budget_day(now_us)
         spent = payments.spent_on(db, day)
         return api.PolicyView(
             enabled=policy.enabled,
@@ -48,7 +48,7 @@ class Views:
             only_domains=None if policy.only_domains is None else [str(p) for p in policy.only_domains],
             callers=sorted(policy.callers),
             networks=sorted(policy.networks),
-            assets=sorted(str(asset) for asset in policy.assets.payable(policy.networks)),
+            assets=sorted(str(asset) for asset in payable_assets(policy)),
             max_payment=format_usd(policy.max_payment),
             approve_above=None if policy.approve_above is None else format_usd(policy.approve_above),
             approve_first_seen=policy.approve_first_seen,
@@ -60,11 +60,11 @@ class Views:
             budgets=_budgets(db, policy, day),
             by_domain=[
                 api.DomainSpend(domain=key, usd=format_usd(usd), calls=calls)
-                for key, usd, calls in payments.spend_by(db, api.SpendBy.DOMAIN, day, until=day)
+                for key, usd, calls in payments.spend_by(db, api.SpendBy.DOMAIN, day)
             ],
             by_caller=[
                 api.CallerSpend(caller=key, usd=format_usd(usd), calls=calls)
-                for key, usd, calls in payments.spend_by(db, api.SpendBy.CALLER, day, until=day)
+                for key, usd, calls in payments.spend_by(db, api.SpendBy.CALLER, day)
             ],
             pending=proposals.waiting(db, now_us // 1_000_000),
             overrides=self._policies.overrides(db).as_document(),
@@ -74,7 +74,7 @@ class Views:
 
     def today(self, now_us: int) -> str:
         """The UTC day that the budget counts."""
-        return self._ledger.read(lambda db: payments.budget_day(db, now_us))
+        return self._ledger.read(lambda db: payments.budget_day(now_us))
 
     def spend(self, by: api.SpendBy, since: str) -> api.Spend:
         """What counts as spent from day `since` (YYYY-MM-DD) on."""
@@ -90,7 +90,7 @@ class Views:
     def payments(self, *, state: str | None, domain: str | None, limit: int) -> api.PaymentList:
         """The newest payments first."""
         rows = self._ledger.read(
-            lambda db: payments.newest(db, state=state, domain=domain, limit=min(limit, MAX_ROWS))
+            lambda db: payments.newest(db, state=state, domain=domain, limit=min(max(limit, 0), MAX_ROWS))
         )
         return api.PaymentList(payments=[self._payment(payment) for payment in rows])
 
@@ -178,6 +178,12 @@ def _open_payment(payment: Payment) -> api.OpenPayment:
         signed_at=payment.signed_at,
         valid_before=payment.authorization.valid_before,
     )
+
+
+def payable_assets(policy: Policy) -> list[Asset]:
+    """Tokens that an offer may be paid in."""
+    known, allowed = policy.assets.payable(policy.networks), policy.allowed_assets
+    return [a for a in known if allowed is None or any(token.names(a) for token in allowed)]
 
 
 def _budgets(db: sqlite3.Connection, policy: Policy, day: str) -> list[api.BudgetView]:

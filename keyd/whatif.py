@@ -161,8 +161,7 @@ class Replayer:
         return Verdict(None, decision.offer.usd_micros)
 
     def _day(self, attempt: LedgerEntry) -> str:
-        """The budget day, which never goes backwards, as in keyd."""
-        return max(attempt.ts[:10], self._state.latest_day)
+        return attempt.ts[:10]
 
 
 def intent_of(data: Mapping[str, Any]) -> Intent:
@@ -182,6 +181,10 @@ def intent_of(data: Mapping[str, Any]) -> Intent:
     )
 
 
+_NOT_SENT: Final = "no answer: not_sent"
+"""The note on an outcome (`keyd.evidence.weigh`) that says nothing about the host."""
+
+
 @dataclass(slots=True)
 class _Paid:
     """A payment of the replay that was really made too, so that its outcome is known."""
@@ -199,7 +202,8 @@ class _Paid:
 class _State:
     """What the decision has to know, as the replayed policy would have left it."""
 
-    spent: dict[tuple[str, str | None, str | None], int] = field(default_factory=dict)
+    spent: dict[tuple[str | None, str | None], dict[str, int]] = field(default_factory=dict)
+    """(domain, caller) → day → micro-USD; None: of all."""
     """(day, domain or None, caller or None) → micro-USD."""
     pins: dict[str, Pin] = field(default_factory=dict)
     prices: dict[tuple[str, str, str], int] = field(default_factory=dict)
@@ -208,7 +212,6 @@ class _State:
     """In ascending order, which is not always that of signing: a clock may be set back."""
     approvals: dict[str, int] = field(default_factory=dict)
     frozen: bool = False
-    latest_day: str = ""
     paid: dict[str, _Paid] = field(default_factory=dict)
 
     def standing(self, intent: Intent, policy: Policy, now_s: int, day: str) -> Standing:
@@ -216,12 +219,13 @@ class _State:
         after = policy.quarantine_after
         return Standing(
             spent=Spent(
-                total=self.spent.get((day, None, None), 0),
-                domain=self.spent.get((day, domain, None), 0),
-                caller=self.spent.get((day, None, caller), 0),
-                caller_and_domain=self.spent.get((day, domain, caller), 0),
+                total=self._spent_on(day),
+                domain=self._spent_on(day, domain=domain),
+                caller=self._spent_on(day, caller=caller),
+                caller_and_domain=self._spent_on(day, domain=domain, caller=caller),
             ),
-            last_minute=len(self.signed_at) - bisect_right(self.signed_at, now_s - RATE_WINDOW_S),
+            last_minute=bisect_right(self.signed_at, now_s)
+            - bisect_right(self.signed_at, now_s - RATE_WINDOW_S),
             frozen=self.frozen,
             quarantined=after is not None and self.trouble.get(domain, 0) >= after,
             pin=self.pins.get(domain),
@@ -234,7 +238,6 @@ class _State:
         offer, domain = decision.offer, intent.domain
         payment = _Paid(domain, intent.caller, day, offer.usd_micros)
         self._spend(payment, offer.usd_micros)
-        self.latest_day = max(self.latest_day, day)
         insort(self.signed_at, now_s)
         if payment_id is not None:
             self.paid[payment_id] = payment
@@ -274,15 +277,19 @@ class _State:
             self._spend(payment, payment.usd_micros)
         if state == "settled" and payment.delivered and (proven or not payment.reported):
             self.trouble.pop(payment.domain, None)
-        elif not proven and not payment.reported:
+        elif not proven and not payment.reported and _NOT_SENT not in entry.data.get("notes", ()):
             self.trouble[payment.domain] = self.trouble.get(payment.domain, 0) + 1
         payment.reported = True
 
     def _spend(self, payment: _Paid, usd_micros: int) -> None:
         for domain in (None, payment.domain):
             for caller in (None, payment.caller):
-                key = (payment.day, domain, caller)
-                self.spent[key] = self.spent.get(key, 0) + usd_micros
+                days = self.spent.setdefault((domain, caller), {})
+                days[payment.day] = days.get(payment.day, 0) + usd_micros
+
+    def _spent_on(self, day: str, *, domain: str | None = None, caller: str | None = None) -> int:
+        days = self.spent.get((domain, caller), {})
+        return sum(usd_micros for other, usd_micros in days.items() if other >= day)
 
 
 def _as_recorded(verdict: LedgerEntry) -> Verdict:

@@ -8,6 +8,7 @@ import click
 
 from keyd import api
 from keyd.cli.context import Invocation, invocation
+from keyd.cli.errors import CliError
 from keyd.cli.policy_text import change_lines
 from keyd.cli.render import escaped, moment, table
 from keyd.client import KeydClient
@@ -48,7 +49,7 @@ def approve(run: Invocation, proposal_id: str) -> None:
 
 async def _approve(keyd: KeydClient, proposal_id: str) -> tuple[api.PolicyView, api.Decided, api.PolicyView]:
     before = await keyd.policy()
-    decided = await keyd.approve(proposal_id)
+    decided = await keyd.approve(_full_id(before, proposal_id))
     return before, decided, await keyd.policy()
 
 
@@ -57,8 +58,30 @@ async def _approve(keyd: KeydClient, proposal_id: str) -> tuple[api.PolicyView, 
 @invocation
 def reject(run: Invocation, proposal_id: str) -> None:
     """Say no. A program that tries again asks again."""
-    decided = run.ask(lambda keyd: keyd.reject(proposal_id))
+    decided = run.ask(lambda keyd: _reject(keyd, proposal_id))
     click.echo(f"rejected: {escaped(decided.proposal.summary)}")
+
+
+async def _reject(keyd: KeydClient, proposal_id: str) -> api.Decided:
+    return await keyd.reject(_full_id(await keyd.policy(), proposal_id))
+
+
+def find_proposals(view: api.PolicyView, wanted: str) -> list[api.Proposal]:
+    """What waits under an id, or under ids that begin so."""
+    return [proposal for proposal in view.pending if proposal.id.startswith(wanted.lower())]
+
+
+def _full_id(view: api.PolicyView, wanted: str) -> str:
+    """The id that begins so; keyd says what it makes of one that nothing waits under. Raises CliError.
+
+    A beginning that fits two is never guessed at: a seller can choose terms until their ids begin alike.
+    """
+    found = find_proposals(view, wanted)
+    if len(found) > 1:
+        raise CliError(
+            f"{wanted!r} fits {len(found)} ids", "give more of the id; `keyctl x402 pending` shows it"
+        )
+    return found[0].id if found else wanted
 
 
 def proposal_text(proposal: api.Proposal) -> str:

@@ -10,7 +10,7 @@ import click
 
 from keyd import api
 from keyd.cli import approval_commands, payment_commands, policy_commands, replay_command, run_command
-from keyd.cli.approval_commands import proposal_text
+from keyd.cli.approval_commands import find_proposals, proposal_text
 from keyd.cli.context import Invocation, invocation
 from keyd.cli.errors import CliError
 from keyd.cli.payment_commands import find_story
@@ -19,7 +19,7 @@ from keyd.cli.story import state_text
 from keyd.client import KeydClient
 from keyd.reasons import Reason, explain
 
-_ID: Final = re.compile(r"[0-9a-fA-F]{6,32}", re.ASCII)
+_ID: Final = re.compile(r"[0-9a-fA-F]{6,40}")
 """Ids and their beginnings are hex. No reason code is, and six digits are no typing error of one."""
 
 
@@ -78,7 +78,8 @@ async def _explain_id(keyd: KeydClient, wanted: str) -> str:
 
 
 def _proposal(view: api.PolicyView, wanted: str) -> api.Proposal | None:
-    return next((proposal for proposal in view.pending if proposal.id == wanted.lower()), None)
+    found = find_proposals(view, wanted)
+    return found[0] if len(found) == 1 else None
 
 
 def _did_you_mean(code: str) -> str:

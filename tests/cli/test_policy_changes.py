@@ -289,7 +289,18 @@ def test_approving_a_change_shows_what_it_changed(keyd, ask):
     )
 
 
+def test_the_beginning_of_one_id_will_do_and_of_two_will_not(keyd, ask):
+    twins = [WIDER.model_copy(update={"id": f"abcdef{n}" + "0" * 33}) for n in range(2)]
+    keyd.answers["policy"] = POLICY.model_copy(update={"pending": twins})
+    keyd.answers["reject"] = api.Decided(proposal=WIDER, applied=False)
+    assert ask("x402", "reject", "abcdef1").code == 0
+    ambiguous = ask("x402", "reject", "abcdef")
+    assert (ambiguous.code, ambiguous.out) == (1, "")
+    assert "fits 2 ids" in ambiguous.err
+
+
 def test_rejecting_says_what_was_rejected(keyd, ask):
+    keyd.answers["policy"] = POLICY
     keyd.answers["reject"] = api.Decided(proposal=WIDER, applied=False)
     assert ask("x402", "reject", WIDER.id).out == "rejected: raises the daily budget to 2.00 USD\n"
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyd import api
+from keyd.admin import AGENT_CHANGES_PER_MINUTE, MAX_OVERRIDES
 from keyd.api import Role
 from keyd.domains import DomainPattern
 from keyd.overrides import Limits, Overrides, apply, beyond, wider
@@ -140,6 +141,65 @@ async def test_what_cannot_be_read_changes_nothing(rig: Rig) -> None:
     assert isinstance(denied, Deny)
     assert denied.reason is Reason.REQUEST_MALFORMED
     assert rig.entries() == []
+
+
+async def test_approving_an_old_proposal_does_not_undo_what_was_tightened_since(rig: Rig) -> None:
+    wide = {"allow": ["good.example.com"], "daily_budget_usd": "1.00", "max_payment_usd": "0.10"}
+    filed = await change(rig, AGENT, **wide)
+    assert filed.proposal is not None
+    assert filed.proposal.summary == "allows good.example.com"
+    await change(rig, daily_budget_usd="0.05")
+    stale = await rig.admin.decide(ROOT, filed.proposal.id, approve=True)
+    assert isinstance(stale, Deny)
+    assert stale.reason is Reason.PROPOSAL_STALE
+    assert rig.view().daily_budget == "0.05"
+
+
+async def test_a_proposal_says_all_of_it_or_is_not_filed(rig: Rig) -> None:
+    names = [f"{'x' * 60}{n}.example.com" for n in range(99)]
+    denied = await rig.admin.change(BOT, AGENT, api.PolicyPatch(allow=[*names, "*"]))
+    assert isinstance(denied, Deny)
+    assert rig.view().pending == []
+    filed = await change(rig, AGENT, allow=[*names[:6], "*"])
+    assert filed.proposal is not None
+    assert filed.proposal.summary.endswith("allows *")
+
+
+async def test_a_change_that_changes_nothing_is_no_entry(rig: Rig) -> None:
+    await change(rig, daily_budget_usd="0.50")
+    before = rig.ledger.head().seq
+    for roles in (ADMIN, AGENT):
+        assert (await change(rig, roles)).applied
+        assert (await change(rig, roles, daily_budget_usd="0.50")).applied
+    assert rig.ledger.head().seq == before
+
+
+async def test_an_agent_in_a_loop_is_stopped_and_an_administrator_is_not(rig: Rig) -> None:
+    for n in range(AGENT_CHANGES_PER_MINUTE):
+        await change(rig, AGENT, daily_budget_usd=f"0.{99 - n}")
+    looping = await rig.admin.change(BOT, AGENT, api.PolicyPatch(daily_budget_usd="0.01"))
+    assert isinstance(looping, Deny)
+    assert looping.reason is Reason.RATE_LIMIT
+    await change(rig, daily_budget_usd="0.02")
+
+
+async def test_overrides_stay_few(rig: Rig) -> None:
+    for n in range(MAX_OVERRIDES // 100):
+        await change(rig, deny=[f"h{n}-{k}.example.com" for k in range(100)])
+    denied = await rig.admin.change(ROOT, ADMIN, api.PolicyPatch(deny=["one.more.example.com"]))
+    assert isinstance(denied, Deny)
+    assert denied.reason is Reason.POLICY_LIMIT
+
+
+async def test_a_tightening_is_never_refused_for_what_the_base_exceeds(make_rig: Callable[..., Rig]) -> None:
+    rig = make_rig(limits=Limits(daily_budget=10))
+    assert (await change(rig, deny=["evil.example.com"])).applied
+
+
+async def test_a_change_counts_even_if_its_file_cannot_be_written(rig: Rig) -> None:
+    (rig.path / "overrides.toml").mkdir()
+    assert (await change(rig, max_payment_usd="0.0001")).applied
+    assert (await rig.refused()).reason is Reason.CAP_PER_PAYMENT
 
 
 async def test_a_budget_that_could_never_bind_is_refused(rig: Rig) -> None:

@@ -52,6 +52,7 @@ def test_every_documented_key_is_read(tmp_path: Path) -> None:
         max_payment_usd = "0.25"
         allowed_domains = ["api.example.com", "*.example.org", "http://127.0.0.1:4021", "*"]
         networks = ["eip155:84532", "eip155:31337"]
+        allowed_assets = ["USDC@eip155:84532", "TEST"]
         [[assets]]
         network = "eip155:31337"
         address = "0x5FbDB2315678afecb367f032d93F642f64180aa3"
@@ -74,7 +75,7 @@ def test_every_documented_key_is_read(tmp_path: Path) -> None:
     [
         (
             "[x402]\nper_paymnt = '1'",
-            "unknown key 'x402.per_paymnt' (known: allowed_domains, approve_above_usd",
+            "unknown key 'x402.per_paymnt' (known: allowed_assets, allowed_domains, approve_above_usd",
         ),
         ("[x402]\ndaily_budget = '1'", "did you mean 'daily_budget_usd'?"),
         ("sockets = 'x'", "unknown key 'sockets', did you mean 'socket'? (known: assets,"),
@@ -89,6 +90,13 @@ def test_every_documented_key_is_read(tmp_path: Path) -> None:
         ("[x402]\ndefault_wallet_label = '../x'", "x402.default_wallet_label"),
         ("socket_mode = '999'", "socket_mode"),
         ("[[assets]]\nnetwork = 'eip155:1'", "key 'assets.0.address' is missing"),
+        ("[x402.pay_to]\n'*.x.org' = []", "name one domain here"),
+        ("[[x402.budgets]]\ndomain='*'\ndaily_usd='1'", "name one domain here"),
+        ("[[x402.budgets]]\ndaily_usd='1'", "name a domain, a caller, or both"),
+        (
+            "[[x402.budgets]]\ncaller='uid:1'\ndaily_usd='1'\n[[x402.budgets]]\ncaller='uid:1'\ndaily_usd='2'",
+            "two budgets",
+        ),
         ("x = ", "not valid TOML"),
     ],
 )

@@ -134,3 +134,26 @@ def test_a_pattern_is_written_as_the_shortest_entry_that_means_the_same(text: st
     pattern = DomainPattern.parse(text)
     assert str(pattern) == short
     assert DomainPattern.parse(short) == pattern
+
+
+@pytest.mark.parametrize(
+    ("entry", "url", "denied"),
+    [
+        ("evil.example", "https://evil.example", True),
+        ("evil.example", "https://evil.example:8443", True),
+        ("evil.example", "http://evil.example", True),
+        ("evil.example", "https://evil.example.", True),
+        ("evil.example", "https://sub.evil.example", False),
+        ("*.evil.example", "https://sub.evil.example:8443", True),
+        ("*.evil.example", "https://evil.example", False),
+        ("evil.example:8443", "https://evil.example:8443", True),
+        ("evil.example:8443", "https://evil.example", False),
+        ("http://evil.example:80", "https://evil.example", False),
+        ("*", "http://anything.example:1234", True),
+    ],
+)
+def test_a_denied_host_is_denied_on_every_port(entry: str, url: str, denied: bool) -> None:
+    scheme, _, authority = url.partition("://")
+    host, _, port = authority.partition(":")
+    fields = {"scheme": scheme, "host": host, "port": int(port or {"http": 80, "https": 443}[scheme])}
+    assert DomainPattern.parse(entry).denies(Origin.model_validate(fields)) is denied

@@ -17,9 +17,9 @@ from keyd import api, eip3009
 from keyd.api import Role
 from keyd.assets import DEFAULT_ASSETS
 from keyd.client import KeydClient, KeydRefused, KeydUnreachable
+from keyd.floods import WINDOW_US
 from keyd.peer import Roles
 from keyd.server import Server
-from keyd.strangers import INTERVAL_US, Strangers
 from tests.keyd.conftest import DEV_KEY, PAYER, SELLER, Rig, offer, sign_request
 
 ALL = frozenset(Role)
@@ -31,7 +31,7 @@ class Keyd:
     def __init__(self, rig: Rig, socket: Path) -> None:
         self.rig = rig
         self.socket = socket
-        self.server = Server(rig.service, rig.admin, Roles({}, {}), rig.clock, Strangers())
+        self.server = Server(rig.service, rig.admin, Roles({}, {}), rig.clock)
 
     def grant(self, *roles: Role) -> None:
         uids = {role: frozenset({os.getuid()}) if role in roles else frozenset() for role in Role}
@@ -152,7 +152,7 @@ async def test_a_stranger_is_refused_everywhere_and_recorded_once_a_minute(keyd:
         status, answer = await keyd.raw("GET", path)
         assert (status, answer["code"]) == (403, "peer_unknown")
     assert [e.data["suppressed"] for e in keyd.rig.entries("keyd.peer.refused")] == [0]
-    keyd.rig.clock.advance(INTERVAL_US / 1_000_000)
+    keyd.rig.clock.advance(WINDOW_US / 1_000_000)
     await keyd.raw("GET", "/health")
     assert [e.data["suppressed"] for e in keyd.rig.entries("keyd.peer.refused")] == [0, 3]
 
@@ -258,7 +258,7 @@ async def test_a_ledger_that_cannot_be_written_refuses_with_its_own_code(keyd: K
 
 def test_every_endpoint_has_a_handler_and_a_role(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig()
-    server = Server(rig.service, rig.admin, Roles({}, {}), rig.clock, Strangers())
+    server = Server(rig.service, rig.admin, Roles({}, {}), rig.clock)
     served = {(r.method, r.resource.canonical) for r in server.app.router.routes() if r.resource}
     declared = {(e.method, e.path) for e in api.ENDPOINTS.values()}
     assert declared <= served

@@ -14,7 +14,7 @@ from keyd.evidence import RELEASE_MARGIN_S
 from keyd.payments import SETTLE_MARGIN_S
 from keyd.policy import Deny
 from keyd.reasons import Reason
-from keyd.service import Authorized
+from keyd.service import REFUSALS_PER_MINUTE, Authorized
 from ledger.errors import LedgerUnavailable
 from tests.keyd.conftest import EGRESS, PAYER, SELLER, Rig, offer
 
@@ -159,7 +159,10 @@ async def test_two_hundred_parallel_payments_with_room_for_five_make_exactly_fiv
     assert sum(isinstance(r, Authorized) for r in results) == 5
     assert {r.reason for r in results if isinstance(r, Deny)} == {Reason.BUDGET_DAILY}
     assert len(rig.entries("x402.payment.signed")) == 5
-    assert len(rig.entries("x402.budget.exceeded")) == 195
+    assert len(rig.entries("x402.budget.exceeded")) == REFUSALS_PER_MINUTE
+    rig.clock.advance(60)
+    await rig.refused(what=999)
+    assert rig.entries("x402.payment.rejected")[-1].data["suppressed"] == 195 - REFUSALS_PER_MINUTE
 
 
 async def test_the_cheapest_acceptable_offer_is_paid_wherever_it_stands(rig: Rig) -> None:
@@ -194,6 +197,16 @@ async def test_a_clock_set_back_unspends_nothing(rig: Rig, back_s: int) -> None:
     await rig.paid()
     rig.clock.advance(-back_s)
     assert (await rig.refused(what=1)).reason is Reason.BUDGET_DAILY
+
+
+async def test_a_clock_that_ran_ahead_once_does_not_use_up_every_day_after(rig: Rig) -> None:
+    rig.policy(daily_budget=1000, payments_per_minute=1)
+    rig.clock.advance(10 * 365 * 86_400)
+    await rig.paid(what=1)
+    rig.clock.advance(-10 * 365 * 86_400)
+    assert (await rig.refused(what=2)).reason is Reason.BUDGET_DAILY  # spent money is never forgotten
+    rig.policy(daily_budget=2000)
+    await rig.paid(what=2)
 
 
 async def test_a_restart_forgets_nothing(make_rig: Callable[..., Rig]) -> None:
