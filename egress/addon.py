@@ -11,13 +11,14 @@ from mitmproxy import ctx, http, tcp
 from mitmproxy.addons.proxyserver import Proxyserver
 from pydantic import ValidationError
 
-from egress import guard, x402
+from egress import guard, steering, x402
 from egress.exchange import EGRESS_HEADER, BodyCopy, Exchange, Payment
 from egress.fingerprint import fingerprint
 from egress.identity import Identity
 from egress.origin import connected_origin, names_origin
 from egress.payer import Failure, Payer
 from egress.paystream import Challenge, PassOn, Pay
+from egress.steering import Wishes
 from keyd import api
 from keyd.client import KeydProtocolError, KeydRefused, KeydUnreachable
 from keyd.reasons import Reason
@@ -26,7 +27,6 @@ SMALL_BODY: Final = 64 * 1024
 """A request body of known length up to this is sent in one piece once it is complete. Servers that answer 402
 without reading the body then cannot cut off an upload that is under way."""
 
-_INTENT: Final = "X-402-Intent"
 _NEVER_UPSTREAM: Final = ("Proxy-Authorization", "Proxy-Connection")
 _OWN_PAYMENT: Final = (x402.PAYMENT_SIGNATURE, x402.X_PAYMENT)
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -50,13 +50,26 @@ class X402Addon:
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         self.live.add(flow.id)
         exchange = Exchange.of(flow)
-        exchange.intent = flow.request.headers.get(_INTENT)
+        exchange.wishes = Wishes.of(flow.request.headers)
+        self._refuse(flow, exchange.wishes.refusal)
         if any(name in flow.request.headers for name in _OWN_PAYMENT):
-            exchange.refusal = Reason.OWN_PAYMENT
-        elif not self._enabled:
-            exchange.refusal = Reason.EGRESS_DISABLED
+            self._refuse(flow, Reason.OWN_PAYMENT)
+        if not self._enabled:
+            self._refuse(flow, Reason.EGRESS_DISABLED)
         strip_request_headers(flow.request.headers)
         self._keep_body(flow, exchange)
+
+    def request(self, flow: http.HTTPFlow) -> None:
+        if (trailers := flow.request.trailers) is not None:
+            self._refuse(flow, steering.refusal_by_trailers(trailers))
+            strip_request_headers(trailers)
+
+    def _refuse(self, flow: http.HTTPFlow, reason: Reason | None) -> None:
+        """Should this request be answered with 402, then it is not paid, for the first reason that was found."""
+        if reason is Reason.KEY_IN_HEADER:
+            _log.warning("egress.key_in_header", host=flow.request.host, port=flow.request.port)
+        exchange = Exchange.of(flow)
+        exchange.refusal = exchange.refusal or reason
 
     def _keep_body(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
         length = flow.request.headers.get("content-length", "")
@@ -72,6 +85,9 @@ class X402Addon:
     async def payment_required(self, challenge: Challenge) -> None:
         flow, exchange = challenge.flow, Exchange.of(challenge.flow)
         challenge.upstream_blocked = self._abort_if_blocked(flow)
+        if exchange.refusal is not None:  # said by the trailers of an upload that its 402 had overtaken
+            challenge.decision = PassOn(exchange.refusal)
+            return
         origin = connected_origin(flow.server_conn)
         if origin is None or not names_origin(flow.request, origin):
             challenge.decision = PassOn(Reason.HOST_UNVERIFIED)
@@ -88,10 +104,10 @@ class X402Addon:
         caller = await self._identity.caller(flow)
         try:
             request = sign_request(
-                flow.request, challenge.request_body, origin, exchange.intent, caller, required
+                flow.request, challenge.request_body, origin, exchange.wishes, caller, required
             )
-        except ValidationError:
-            challenge.decision = PassOn(Reason.REQUEST_MALFORMED)
+        except ValidationError as error:
+            challenge.decision = PassOn(_unfit(error))
             return
         challenge.decision = await self._ask_keyd(request, required, origin)
 
@@ -196,8 +212,7 @@ class X402Addon:
 
 def strip_request_headers(headers: http.Headers) -> None:
     """Remove what is meant for egress: X-402-* steers it (and X-402-Key is a private key), Proxy-* is for it."""
-    for name in {name for name in headers if name.lower().startswith("x-402-")}:
-        del headers[name]
+    steering.strip(headers)
     for name in _NEVER_UPSTREAM:
         headers.pop(name, None)
 
@@ -206,7 +221,7 @@ def sign_request(
     request: http.Request,
     body: bytes,
     origin: api.Origin,
-    intent: str | None,
+    wishes: Wishes,
     caller: api.Caller | None,
     required: x402.PaymentRequired,
 ) -> api.SignRequest:
@@ -217,12 +232,20 @@ def sign_request(
         method=request.method,
         path=path.partition("?")[0][:2048],
         fingerprint=fingerprint(request.method, f"{origin}{request.path}", body),
-        intent=intent,
+        intent=wishes.intent,
         caller=caller,
         x402_version=required.version,
         offers=list(required.accepts[: api.MAX_OFFERS]),
         resource_url=None if resource_url is None else resource_url[:2048],
+        max_spend=wishes.max_spend,
+        prefer=wishes.prefer,
     )
+
+
+def _unfit(error: ValidationError) -> Reason:
+    """A limit that keyd would not even be told of refuses as one that it cannot read."""
+    by_app = {"intent", "max_spend", "prefer"}.intersection(fault["loc"][0] for fault in error.errors())
+    return Reason.APP_LIMIT_MALFORMED if by_app else Reason.REQUEST_MALFORMED
 
 
 def _text(value: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from mitmproxy import http
 
+from egress.steering import Wishes
 from egress.x402 import PaymentHeader
 from keyd.api import SignReply
 
@@ -65,8 +66,7 @@ class Exchange:
 
     body: BodyCopy | None = None
     """None: the body is small and held by mitmproxy itself, or there is none."""
-    intent: str | None = None
-    """X-402-Intent as the application sent it."""
+    wishes: Wishes = field(default_factory=Wishes)
     refusal: str | None = None
     """Reason code why a 402 of this request is not, or was not, paid."""
     payment: Payment | None = None

@@ -115,9 +115,12 @@ async def test_no_secret_reaches_the_log(config: WriteConfig, keyd: FakeKeyd) ->
 
     async with serving(SELLER) as upstream, egress_process(config()) as egress:
         async with App(egress.address, upstream) as app:
-            await app.send("/a?token=hidden", X_402_Key="0xhidden", Authorization="Bearer hidden")
+            await app.send("/a?token=hidden", Authorization="Bearer hidden")
             assert (await app.answer()).status == 200
             await egress.event("egress.outcome.reported")
+            assert (await app.get("/key?token=hidden", X_402_Key="0xhidden")).status == 402
+            assert (await egress.event("egress.key_in_header"))["level"] == "warning"
+            await egress.event("egress.rejected")
             keyd.sign = refuse
             await app.get("/b?token=hidden")
             assert (await egress.event("egress.rejected"))["reason"] == "budget_daily"

@@ -140,14 +140,6 @@ async def test_a_certificate_for_another_name_than_the_address_is_not_paid(world
     assert world.keyd.requests == []
 
 
-@pytest.mark.parametrize("intent", ["", "x" * 129])
-async def test_an_intent_that_cannot_be_kept_is_refused(world: World, intent: str) -> None:
-    async with world.serving(SELLER) as upstream, world.app(upstream) as app:
-        await app.send(X_402_Intent=intent)
-        await assert_original_402(app, "request_malformed")
-    assert world.keyd.requests == []
-
-
 async def test_the_application_hangs_up_while_the_payment_is_signed(world: World) -> None:
     gate = asyncio.Event()
 
