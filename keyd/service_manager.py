@@ -31,9 +31,8 @@ def passed_sockets(environment: Mapping[str, str]) -> list[Passed]:
     Call it once: each call makes new owners of the same descriptors. Raises ConfigError if what is passed
     does not fit together.
     """
-    if environment.get("LISTEN_PID") != str(
-        os.getpid()
-    ):  # unset, or inherited from a parent it was meant for
+    # Unset, or inherited from a parent that it was meant for.
+    if environment.get("LISTEN_PID") != str(os.getpid()):
         return []
     count = environment.get("LISTEN_FDS", "")
     names = environment["LISTEN_FDNAMES"].split(":") if environment.get("LISTEN_FDNAMES") else []

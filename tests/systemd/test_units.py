@@ -125,6 +125,15 @@ def test_the_other_samples_are_valid_and_meet_on_the_same_socket() -> None:
     assert [network.network for network in reconcile.networks] == keyd.x402.networks
 
 
+@pytest.mark.parametrize("name", sorted(set(UNITS) - {"osmoda-keyd.service"}))
+def test_a_stopped_keyd_stays_stopped(installed: Path, name: str) -> None:
+    """Only keyd itself pulls its socket in; stopping it is a way to stop all payments."""
+    pulled_in = re.findall(
+        r"^(?:Wants|Requires|BindsTo|Upholds)=(.*)", (installed / name).read_text(), flags=re.M
+    )
+    assert "keyd" not in " ".join(pulled_in)
+
+
 # -- scripts ----------------------------------------------------------------------------------------------
 
 
@@ -154,6 +163,14 @@ def test_install_refuses_a_folder_that_belongs_to_somebody_else(tmp_path: Path) 
     assert done.returncode == 1
     assert "is not an installation of osmoda-x402" in done.stderr
     assert precious.exists()
+
+
+def test_install_refuses_another_virtual_environment(tmp_path: Path) -> None:
+    other = tmp_path / "opt" / "other" / "pyvenv.cfg"
+    other.parent.mkdir(parents=True)
+    other.touch()
+    assert script("install", PREFIX="/opt/other/", DESTDIR=str(tmp_path)).returncode == 1
+    assert other.exists()
 
 
 def test_install_refuses_a_python_that_is_none(tmp_path: Path) -> None:
