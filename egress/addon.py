@@ -189,6 +189,10 @@ class X402Addon:
         if payment.reported:
             return
         payment.reported = True
+        if (
+            http_status is not None and not 100 <= http_status <= 999
+        ):  # no status of HTTP: as good as no answer
+            http_status, failure = None, "connection"
         report = api.OutcomeReport(
             payment_id=payment.reply.payment_id,
             http_status=http_status,
@@ -234,6 +238,7 @@ def sign_request(
         fingerprint=fingerprint(request.method, f"{origin}{request.path}", body),
         intent=wishes.intent,
         caller=caller,
+        started_at=int(request.timestamp_start * 1_000_000),
         x402_version=required.version,
         offers=list(required.accepts[: api.MAX_OFFERS]),
         resource_url=None if resource_url is None else resource_url[:2048],

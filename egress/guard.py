@@ -30,6 +30,9 @@ _BRACKETED: Final = re.compile(r"\[([0-9a-fA-F:.]+)\](?::(\d{1,5}))?")
 _NAMED: Final = re.compile(r"([^\s/*:\[\]]+)(?::(\d{1,5}))?")
 _IPV6: Final = re.compile(r"[0-9a-fA-F.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*")
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_RETIRED: Final = tuple(map(ipaddress.ip_network, ("fec0::/10", "::/96", "::ffff:0:0:0/96")))
+"""Site-local, IPv4-compatible and IPv4-translated addresses: nobody's on the Internet, and some kernels still route
+them to what they used to mean."""
 
 _destination: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar(
     "destination", default=None
@@ -59,6 +62,8 @@ def is_private(address: str) -> bool:
         if embedded is None and ip in _NAT64:
             embedded = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         ip = embedded or ip
+    if isinstance(ip, ipaddress.IPv6Address) and any(ip in network for network in _RETIRED):
+        return True
     return not ip.is_global or ip.is_multicast or ip in _METADATA
 
 

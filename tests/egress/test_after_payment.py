@@ -36,6 +36,16 @@ async def test_an_error_after_paying_is_passed_on_as_unknown(world: World, statu
     assert (report.http_status, report.settlement, report.failure) == (status, None, None)
 
 
+@pytest.mark.parametrize("status", [42, 1000])
+async def test_a_status_that_is_none_is_reported_as_no_answer(world: World, status: int) -> None:
+    odd = response(status, {}, b"odd")
+    script = selling(lambda _: odd, lambda _: payment_required())
+    async with world.serving(script) as upstream, world.app(upstream) as app:
+        await app.get()
+    report = await world.keyd.outcomes.get()
+    assert (report.http_status, report.failure) == (None, "connection")
+
+
 @pytest.mark.parametrize("settlement", ["%%%", encode([1]), encode({"transaction": "0x\r\nX: 1"})])
 async def test_a_strange_settlement_does_not_reach_our_header(world: World, settlement: str) -> None:
     odd = response(200, {"PAYMENT-RESPONSE": settlement}, b"content")

@@ -79,9 +79,9 @@ async def test_limits_in_trailers_come_too_late_to_be_obeyed(world: World, field
 
 
 async def test_limits_change_nothing_for_an_answer_that_is_free(world: World) -> None:
-    async with world.serving(selling(lambda _: b"", lambda _: paid_answer(b"free"))) as upstream:
-        async with world.app(upstream) as app:
-            answer = await app.get(X_402_Max="nonsense", X_402_Key="0x1")
+    free = selling(lambda _: b"", lambda _: paid_answer(b"free"))
+    async with world.serving(free) as upstream, world.app(upstream) as app:
+        answer = await app.get(X_402_Max="nonsense", X_402_Key="0x1")
     assert (answer.status, answer.body, answer.get("X-402-Egress")) == (200, b"free", None)
 
 
