@@ -128,6 +128,16 @@ async def test_ten_identical_posts_at_once_share_one_payment(stage: Stage, selle
 
 
 @pytest.mark.attack(20)
+async def test_ten_identical_posts_at_a_quick_seller_share_one_payment(stage: Stage, seller: Seller) -> None:
+    """Some 402s arrive after the first of the ten was answered, and are still of the same burst."""
+    async with stage.serving(seller) as upstream:
+        answers = await post_ten(stage, upstream, [None] * 10)
+        assert 200 in {answer.status for answer in answers} <= {200, 402}
+        assert len(set(seller.payments)) == len(stage.signed(upstream)) == 1
+        assert await stage.spent_at(upstream) == PRICE
+
+
+@pytest.mark.attack(20)
 async def test_ten_posts_that_the_program_tells_apart_are_ten_purchases(stage: Stage, seller: Seller) -> None:
     async with stage.serving(Rally(seller, 10)) as upstream:
         answers = await post_ten(stage, upstream, [f"order-{number}" for number in range(10)])
