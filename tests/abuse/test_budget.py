@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from demo.programs import ProgramFailed
+from keyd.service import REFUSALS_PER_MINUTE
 from tests.abuse.support.seller import NETWORK, PRICE, Seller, offer
 from tests.abuse.support.stage import Stage, domain
 from tests.egress.support.upstream import Upstream
