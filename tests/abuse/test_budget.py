@@ -57,8 +57,8 @@ async def test_two_hundred_at_once_with_room_for_five_are_five(stage: Stage, sel
             assert said(answers) == {"paid": 5, "budget_daily": 195}
             assert len(set(seller.payments)) == len(stage.signed(upstream)) == 5
             refused = stage.rejected(upstream)  # a flood is counted: not each of it is an entry of its own
-            assert set(refused) == {"budget_daily"}
-            assert 50 <= len(refused) <= REFUSALS_PER_MINUTE
+            assert set(refused) <= {"budget_daily"}
+            assert len(refused) <= REFUSALS_PER_MINUTE
         async with stage.policy(allow=[domain(upstream)]):
             await stage.check_sells(seller, upstream)
 
