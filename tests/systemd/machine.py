@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Final
 
 REPOSITORY: Final = Path(__file__).parents[2]
-INSIDE: Final = Path(__file__).parent / "inside"
+SOURCE: Final = "/var/osmoda-source"
+"""The repository as the machine sees it; where it really is, the machine may have a folder of its own, as on /tmp."""
+PROGRAMS: Final = "/opt/osmoda-test"
+"""Copies of what runs in the machine as other users, who may not be able to read the repository."""
 RESULTS: Final = "/var/osmoda-results"
 HIDDEN: Final = (
     "/root",
@@ -29,7 +32,14 @@ PYTHON: Final = Path(COPY if sys.base_prefix.startswith(HIDDEN) else sys.base_pr
 INSTALL_LIMIT_S: Final = 240
 BOOT_LIMIT_S: Final = 150
 
-_NSPAWN: Final = ("systemd-nspawn", "-q", "--register=no", "--keep-unit", "--resolv-conf=off")
+_NSPAWN: Final = (
+    "systemd-nspawn",
+    "-q",
+    "--register=no",
+    "--keep-unit",
+    "--resolv-conf=off",
+    f"--bind-ro={REPOSITORY}:{SOURCE}",
+)
 _BOOT: Final = (
     *("-b", "--private-network", "--console=pipe", "--capability=all"),
     # Without these three IPAddressDeny= silently does nothing, and keyrings and secret memory are refused.
@@ -55,7 +65,7 @@ SuccessAction=poweroff
 FailureAction=poweroff
 [Service]
 Type=oneshot
-ExecStart={PYTHON} {INSIDE}/boot.py {RESULTS}
+ExecStart={PYTHON} {PROGRAMS}/boot.py {RESULTS} {SOURCE}
 TimeoutStartSec={BOOT_LIMIT_S - 20}
 """
 
@@ -77,6 +87,10 @@ class Machine:
             shutil.rmtree(self.root / name, ignore_errors=True)
         if PYTHON.is_relative_to(COPY):
             self._copy_python()
+        programs = self.root / PROGRAMS.lstrip("/")
+        shutil.copytree(Path(__file__).parent / "inside", programs)
+        shutil.copytree(REPOSITORY / "demo", programs / "demo")
+        _run(["chmod", "-R", "a+rX", programs], limit_s=30)
         (wants / "osmoda-test.service").write_text(_UNIT)
         target = wants / "default.target.wants"
         target.mkdir(exist_ok=True)
@@ -122,13 +136,14 @@ class Machine:
 def throw_away_machine(folder: Path) -> Iterator[Machine]:
     """An overlay below `folder`, unmounted at the end. Needs root."""
     layers, results = folder / "layers", folder / "results"
+    umask = os.umask(0o022)  # the machine's root folder is made here, and its users must be able to enter it
     for path in (layers, results):
         path.mkdir()
     _run(["mount", "-t", "tmpfs", "-o", "size=3G,mode=0755", "tmpfs", layers], limit_s=30)
     root = layers / "root"
     try:
         for name in ("upper", "work", "root"):
-            (layers / name).mkdir(mode=0o755)
+            (layers / name).mkdir()
         options = f"lowerdir=/,upperdir={layers / 'upper'},workdir={layers / 'work'}"
         _run(["mount", "-t", "overlay", "overlay", "-o", options, root], limit_s=30)
         try:
@@ -139,6 +154,7 @@ def throw_away_machine(folder: Path) -> Iterator[Machine]:
             _run(["umount", "-R", root], limit_s=30)
     finally:
         _run(["umount", layers], limit_s=30)
+        os.umask(umask)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.systemd.machine import PYTHON, REPOSITORY, throw_away_machine
+from tests.systemd.machine import PYTHON, SOURCE, throw_away_machine
 
 pytestmark = [
     pytest.mark.real,
@@ -35,7 +35,7 @@ class Boots:
 @pytest.fixture(scope="module")
 def boots(tmp_path_factory: pytest.TempPathFactory) -> Boots:
     assert shutil.which("systemd-nspawn"), "apt-get install systemd-container libpam-systemd"
-    install = ("make", "-C", str(REPOSITORY), "install", f"SYSTEM_PYTHON={PYTHON}")
+    install = ("make", "-C", SOURCE, "install", f"SYSTEM_PYTHON={PYTHON}")
     with throw_away_machine(tmp_path_factory.mktemp("machine")) as machine:
         machine.run(*install)
         first = _boot(machine.boot(), machine.results / "first.json")

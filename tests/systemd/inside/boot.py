@@ -1,7 +1,7 @@
 """What happens inside the booted machine: an administrator installs, a user pays, things break, probes try their luck.
 
 Writes what it saw to FOLDER/first.json, and after the next boot to FOLDER/second.json; judging it is up to pytest.
-Usage: boot.py FOLDER
+Usage: boot.py FOLDER REPOSITORY
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(sys.argv[1])
+REPOSITORY = sys.argv[2]
 HERE = Path(__file__).parent
 BIN = Path("/opt/osmoda-x402/bin")
 UNITS = Path("/usr/local/lib/systemd/system")
@@ -80,7 +81,7 @@ def second(seen: dict[str, Any]) -> None:
     seen["over_budget"] = pay("alice", "/item/4")
     seen["spent_at_last"] = spent()
     seen["ledger"] = done("osmoda-keyctl", "ledger", "verify")
-    seen["uninstall"] = done("make", "-C", str(HERE.parents[2]), "uninstall")
+    seen["uninstall"] = done("make", "-C", REPOSITORY, "uninstall")
     seen["left"] = {path: Path(path).exists() for path in KEPT + TAKEN_AWAY}
 
 
@@ -157,7 +158,7 @@ def setup_without_key() -> dict[str, Any]:
 
 def start_seller() -> None:
     run(
-        *("systemd-run", "-q", "--unit=seller", "--uid=nobody", f"--working-directory={HERE.parents[2]}"),
+        *("systemd-run", "-q", "--unit=seller", "--uid=nobody", f"--working-directory={HERE}"),
         *(BIN / "python", "-c"),
         "from aiohttp import web; from demo.seller import Books, make_app; "
         f"web.run_app(make_app(Books('{SELLER}')), host='127.0.0.1', port={SELLER_PORT})",
