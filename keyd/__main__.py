@@ -27,7 +27,7 @@ from keyd.configfile import ConfigError
 from keyd.keystore import Keystore
 from keyd.peer import Roles
 from keyd.policies import Policies
-from keyd.process import forbid_dumps
+from keyd.process import forbid_dumps, raise_descriptor_limit
 from keyd.server import Server
 from keyd.service import Service
 from keyd.service_manager import Notifier, unix_listener
@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--version", action="version", version=version("osmoda-x402"))
     arguments = parser.parse_args()
     forbid_dumps()
+    raise_descriptor_limit()
     logs.configure()
     try:
         asyncio.run(serve(config.load(arguments.config)))
@@ -111,8 +112,13 @@ async def serve(settings: config.Settings) -> None:
 
 
 def listen(path: Path, mode: int) -> socket.socket:
-    """A listening Unix socket; one that a dead keyd left behind is replaced (the ledger's lock says it is dead)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """A listening Unix socket; one that a dead keyd left behind is replaced. Raises ConfigError if one answers."""
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True)
+        path.parent.chmod(0o755)  # for peers of other users; the socket's own mode says who may connect
+    if _answers(path):
+        hint = "stop the other keyd, or give this one its own `socket` in keyd.toml"
+        raise ConfigError(f"another keyd answers on {path}", hint)
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     previous = os.umask(0o177)  # nobody may connect before the mode is right
@@ -125,6 +131,19 @@ def listen(path: Path, mode: int) -> socket.socket:
         os.umask(previous)
     path.chmod(mode)
     return listener
+
+
+def _answers(path: Path) -> bool:
+    """Taking the socket of a keyd that lives (with another ledger) would send its clients to us, unawares."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1.0)
+        try:
+            probe.connect(str(path))
+        except TimeoutError:
+            return True
+        except OSError:
+            return False
+    return True
 
 
 def clock_us() -> int:

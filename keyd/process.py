@@ -10,6 +10,12 @@ from typing import Final
 _PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
 
 
+def raise_descriptor_limit() -> None:
+    """As many open connections as the system grants: a thousand idle ones must not lock everybody out."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def forbid_dumps() -> None:
     """No core file, no /proc/PID/mem for others of the same user, new files private."""
     os.umask(0o077)
