@@ -29,7 +29,6 @@ from keyd.domains import DomainPattern
 from keyd.keystore import parse_private_key
 from keyd.peer import Roles
 from keyd.server import Server
-from keyd.strangers import Strangers
 from tests.keyd.conftest import POLICY, Clock, Rig, make_rig
 from tests.real.support import counterparts
 from tests.real.support.counterparts import Chain
@@ -190,9 +189,7 @@ async def world(make_rig: Callable[..., Rig], tmp_path: Path) -> AsyncIterator[W
     rig.wallets.store("payer", parse_private_key(chain.keys["payer"]), 0)
     rig.service.default_wallet = "payer"
     mine = dict.fromkeys(Role, frozenset({os.getuid()}))
-    server = Server(
-        rig.service, rig.admin, Roles(mine, dict.fromkeys(Role, frozenset())), rig.clock, Strangers()
-    )
+    server = Server(rig.service, rig.admin, Roles(mine, dict.fromkeys(Role, frozenset())), rig.clock)
     socket = tmp_path / "keyd.sock"
     keyd = await _serve(server.app, lambda runner: web.UnixSite(runner, str(socket)))
     egress = Egress(tmp_path, socket, {"allow_private": ["127.0.0.1"]})

@@ -15,7 +15,6 @@ from keyd.api import OpenPayment, Role
 from keyd.client import KeydClient
 from keyd.peer import Roles
 from keyd.server import Server
-from keyd.strangers import Strangers
 from reconcile.config import ReconcileSettings
 from reconcile.reconciler import Summary, reconcile
 from reconcile.rpc import open_session
@@ -81,7 +80,7 @@ class Stage:
 @pytest.fixture
 async def bare_stage(rig: Rig, tmp_path: Path) -> AsyncIterator[Stage]:
     """No server yet."""
-    server = Server(rig.service, rig.admin, Roles({}, {}), rig.clock, Strangers())
+    server = Server(rig.service, rig.admin, Roles({}, {}), rig.clock)
     runner = web.AppRunner(server.app, access_log=None)
     await runner.setup()
     socket = tmp_path / "keyd.sock"
