@@ -7,24 +7,16 @@ exceptions only type and place are kept; below WARNING nothing is.
 from __future__ import annotations
 
 import logging
-import sys
 import traceback
 
 import structlog
 
+from keyd import jsonlog
+
 
 def configure() -> None:
     """Route structlog (from INFO) and the standard library (from WARNING) to stderr."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
+    jsonlog.configure()
     # The level of the root stops mitmproxy, h2 and hpack from formatting records that nobody gets to see.
     logging.basicConfig(level=logging.WARNING, handlers=[_ToStructlog()], force=True)
 

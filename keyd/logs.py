@@ -1,4 +1,4 @@
-"""Structured logs: one JSON object a line on stderr, which journald keeps."""
+"""keyd's logs: its own records from INFO on, those of its libraries from WARNING on."""
 
 from __future__ import annotations
 
@@ -7,24 +7,12 @@ import sys
 
 import structlog
 
+from keyd import jsonlog
+
 
 def configure() -> None:
-    """Sends structlog's and the standard library's records to stderr as JSON, from level INFO (WARNING) on."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    structlog.configure(
-        processors=[
-            *shared,
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(sys.stderr)
+    jsonlog.configure()
+    handler = logging.StreamHandler(jsonlog.Patient(sys.stderr))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[
@@ -32,7 +20,10 @@ def configure() -> None:
                 structlog.processors.format_exc_info,
                 structlog.processors.JSONRenderer(),
             ],
-            foreign_pre_chain=shared,
+            foreign_pre_chain=[
+                structlog.stdlib.add_log_level,
+                structlog.processors.TimeStamper(fmt="iso", utc=True),
+            ],
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)

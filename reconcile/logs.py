@@ -3,21 +3,12 @@
 from __future__ import annotations
 
 import logging
-import sys
 
-import structlog
+from keyd import jsonlog
 
 
 def configure() -> None:
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    jsonlog.configure()
     # aiohttp's and asyncio's own records may quote URLs, and those carry the keys of RPC providers.
     logging.getLogger("aiohttp").setLevel(logging.CRITICAL)
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
