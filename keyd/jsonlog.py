@@ -7,7 +7,6 @@ payment that was recorded into an error, nor end a proxy that still has streams 
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import sys
 from typing import TextIO, cast
@@ -15,7 +14,7 @@ from typing import TextIO, cast
 import structlog
 
 
-class Patient(io.TextIOBase):
+class Patient:
     """A text stream that loses what cannot be written."""
 
     def __init__(self, stream: TextIO) -> None:
