@@ -210,4 +210,4 @@ class PaymentLife(RuleBasedStateMachine):
 
 
 TestPaymentLife = PaymentLife.TestCase
-TestPaymentLife.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestPaymentLife.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
