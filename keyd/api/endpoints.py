@@ -1,0 +1,41 @@
+"""Every endpoint of keyd and who may call it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from keyd.api.base import Role
+
+
+class Endpoint(NamedTuple):
+    method: str
+    path: str
+    roles: frozenset[Role]
+
+
+_EVERYONE = frozenset(Role)
+ENDPOINTS: Final[Mapping[str, Endpoint]] = {
+    "health": Endpoint("GET", "/health", _EVERYONE),
+    "sign": Endpoint("POST", "/x402/sign", frozenset({Role.EGRESS})),
+    "outcome": Endpoint("POST", "/x402/outcome", frozenset({Role.EGRESS})),
+    "policy": Endpoint("GET", "/x402/policy", frozenset({Role.EGRESS, Role.ADMIN, Role.AGENT})),
+    "policy_change": Endpoint("PATCH", "/x402/policy", frozenset({Role.ADMIN, Role.AGENT})),
+    "policy_reset": Endpoint("POST", "/x402/policy/reset", frozenset({Role.ADMIN})),
+    "approve": Endpoint("POST", "/x402/proposals/{id}/approve", frozenset({Role.ADMIN})),
+    "reject": Endpoint("POST", "/x402/proposals/{id}/reject", frozenset({Role.ADMIN})),
+    "freeze": Endpoint("POST", "/x402/freeze", frozenset({Role.ADMIN, Role.AGENT})),
+    "unfreeze": Endpoint("POST", "/x402/unfreeze", frozenset({Role.ADMIN})),
+    "spend": Endpoint("GET", "/x402/spend", frozenset({Role.ADMIN, Role.AGENT})),
+    "payments": Endpoint("GET", "/x402/payments", frozenset({Role.ADMIN, Role.AGENT})),
+    "payment": Endpoint("GET", "/x402/payments/{id}", frozenset({Role.ADMIN, Role.AGENT})),
+    "open_payments": Endpoint("GET", "/x402/open", frozenset({Role.RECONCILER})),
+    "evidence": Endpoint("POST", "/x402/evidence", frozenset({Role.RECONCILER})),
+    "wallet_create": Endpoint("POST", "/wallet/create", frozenset({Role.ADMIN})),
+    "wallet_import": Endpoint("POST", "/wallet/import", frozenset({Role.ADMIN})),
+    "wallet_list": Endpoint("GET", "/wallet/list", frozenset({Role.ADMIN})),
+    "ledger_entries": Endpoint("GET", "/ledger/entries", frozenset({Role.ADMIN})),
+    "ledger_head": Endpoint("GET", "/ledger/head", frozenset({Role.ADMIN, Role.RECONCILER})),
+    "ledger_verify": Endpoint("POST", "/ledger/verify", frozenset({Role.ADMIN})),
+}
+"""Every endpoint and who may call it. A role that is not named is refused with `role_insufficient`."""

@@ -1,0 +1,52 @@
+"""The endpoints of the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from aiohttp import web
+
+from keyd import api
+from keyd.http import Handlers, number, respond
+from keyd.views import ledger_entry
+from ledger.log import Ledger
+from ledger.verify import verify
+
+MAX_ENTRIES: Final = 1000
+"""Entries in one answer; a longer tail is asked for in pieces."""
+
+
+class LedgerRoutes:
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def handlers(self) -> Handlers:
+        """By the names of `keyd.api.ENDPOINTS`."""
+        return {
+            "ledger_entries": self.ledger_entries,
+            "ledger_head": self.ledger_head,
+            "ledger_verify": self.ledger_verify,
+        }
+
+    async def ledger_entries(self, request: web.Request) -> web.Response:
+        limit = number(request, "limit", default=50)
+        after = number(request, "after", default=-1)
+        entries = self._ledger.entries(limit=min(limit, MAX_ENTRIES), after=None if after < 0 else after)
+        return respond(api.LedgerEntries(entries=[ledger_entry(entry) for entry in entries]))
+
+    async def ledger_head(self, request: web.Request) -> web.Response:
+        head = self._ledger.head()
+        return respond(api.LedgerHead(seq=head.seq, hash=head.hash.hex()))
+
+    async def ledger_verify(self, request: web.Request) -> web.Response:
+        # In a thread: a long ledger takes seconds, and payments go on meanwhile.
+        verdict = await asyncio.to_thread(verify, self._ledger.path)
+        return respond(
+            api.LedgerVerdict(
+                ok=verdict.ok,
+                entries=verdict.entries,
+                head=verdict.head.hash.hex(),
+                problems=verdict.problems,
+            )
+        )

@@ -1,0 +1,79 @@
+"""The endpoints of policy: what is in force, and what changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from keyd import api
+from keyd.admin import Admin
+from keyd.http import Handlers, Refused, parse, peer_of_request, respond
+from keyd.peer import Roles
+from keyd.policy import Deny
+from keyd.reasons import Reason
+from keyd.service import Service
+from keyd.views import Views
+
+
+class PolicyRoutes:
+    def __init__(
+        self, service: Service, admin: Admin, views: Views, roles: Roles, clock: Callable[[], int]
+    ) -> None:
+        self._service = service
+        self._admin = admin
+        self._views = views
+        self._roles = roles
+        self._clock = clock
+
+    def handlers(self) -> Handlers:
+        """By the names of `keyd.api.ENDPOINTS`."""
+        return {
+            "policy": self.policy,
+            "policy_change": self.policy_change,
+            "policy_reset": self.policy_reset,
+            "approve": self.approve,
+            "reject": self.reject,
+            "freeze": self.freeze,
+            "unfreeze": self.unfreeze,
+        }
+
+    async def policy(self, request: web.Request) -> web.Response:
+        label = self._service.default_wallet
+        wallet = self._service.open_wallet(label)
+        address = None if isinstance(wallet, Deny) else wallet.address
+        return respond(self._views.policy(self._clock(), wallet=address, default_wallet=label))
+
+    async def policy_change(self, request: web.Request) -> web.Response:
+        peer = peer_of_request(request)
+        patch = await parse(request, api.PolicyPatch)
+        return _answer_or_refuse(await self._admin.change(peer, self._roles.of(peer), patch))
+
+    async def policy_reset(self, request: web.Request) -> web.Response:
+        message = await parse(request, api.PolicyReset)
+        return respond(await self._admin.reset(peer_of_request(request), message.domain))
+
+    async def approve(self, request: web.Request) -> web.Response:
+        decided = await self._admin.decide(peer_of_request(request), request.match_info["id"], approve=True)
+        return _answer_or_refuse(decided)
+
+    async def reject(self, request: web.Request) -> web.Response:
+        decided = await self._admin.decide(peer_of_request(request), request.match_info["id"], approve=False)
+        return _answer_or_refuse(decided)
+
+    async def freeze(self, request: web.Request) -> web.Response:
+        message = await parse(request, api.Freeze)
+        await self._admin.freeze(peer_of_request(request), message.reason)
+        return respond(self._views.frozen())
+
+    async def unfreeze(self, request: web.Request) -> web.Response:
+        await self._admin.unfreeze(peer_of_request(request))
+        return respond(self._views.frozen())
+
+
+def _answer_or_refuse(result: BaseModel | Deny) -> web.Response:
+    if isinstance(result, Deny):
+        status = {Reason.REQUEST_MALFORMED: 400, Reason.PROPOSAL_UNKNOWN: 404}.get(result.reason, 403)
+        raise Refused(result.reason, result.detail, status)
+    return respond(result)
