@@ -12,12 +12,13 @@ REAL := tests/real/counterparts
 CACHE := .cache/counterparts
 PROGRAMS := tests/programs/counterparts
 PROGRAM_CACHE := .cache/programs
+BENCH_CACHE := .cache/bench
 ARGS ?=
 
-.PHONY: help demo test check dev counterparts constraints docs format clean install uninstall
+.PHONY: help demo test check dev bench bench-compare counterparts constraints docs format clean install uninstall
 
 help: ## this list
-	@sed -nE 's/^([a-z]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-18s %s\n", $$1, $$2 }'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-18s %s\n", $$1, $$2 }'
 
 demo: $(VENV)/runtime.stamp ## pay a local API with plain curl: keyd, egress, ledger, nothing left behind
 	@$(PYTHON) -m demo
@@ -33,6 +34,12 @@ check: dev ## formatting, lint, strict types, import rules, generated documents
 	@$(PYTHON) -m tools.gen_docs --check
 
 dev: $(VENV)/dev.stamp ## the development environment alone, in .venv
+
+bench: dev $(BENCH_CACHE)/sdk.stamp ## measure against what people would use instead, into docs/benchmarks.md; ARGS='keyd' selects
+	@$(PYTHON) -m bench $(ARGS)
+
+bench-compare: dev $(BENCH_CACHE)/sdk.stamp ## the same, recording nothing: what got worse than docs/benchmarks.md?
+	@$(PYTHON) -m bench --compare $(ARGS)
 
 format: dev ## rewrite the sources as `make check` wants them
 	@$(VENV)/bin/ruff check --fix .
@@ -88,6 +95,13 @@ $(PROGRAM_CACHE)/venv.stamp: $(PROGRAMS)/python.txt tools/make-venv
 	@tools/make-venv $(PROGRAM_CACHE)/venv
 	@echo '· installing Python programs that pay without knowing it (the MCP client, uv)'
 	@$(PROGRAM_CACHE)/venv/bin/python -m pip install -qq --disable-pip-version-check -r $<
+	@touch $@
+
+# The versions of the tests: what is measured is the SDK that is shown to agree with us.
+$(BENCH_CACHE)/sdk.stamp: $(REAL)/sdk-v2.txt tools/make-venv
+	@tools/make-venv $(BENCH_CACHE)/venv-sdk
+	@echo '· installing what the benches measure against: eth_account, coincurve and the official x402 SDK'
+	@$(BENCH_CACHE)/venv-sdk/bin/python -m pip install -qq --disable-pip-version-check -r $<
 	@touch $@
 
 # Environments of their own: the SDKs pin versions that osmoda-x402 must not depend on.
