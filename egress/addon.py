@@ -157,7 +157,7 @@ class X402Addon:
             settlement = _settlement(response)
             self._report(payment, http_status=response.status_code, settlement=settlement)
             response.headers[EGRESS_HEADER] = _paid(payment, response.status_code, settlement)
-        elif response.status_code == 402 or exchange.refusal == Reason.DESTINATION_PRIVATE:
+        elif response.status_code == 402 or exchange.refusal in guard.REFUSED_HERE:
             if payment is not None:
                 self._report(payment, failure="not_sent")
             reason = exchange.refusal or Reason.BODY_TOO_LARGE
@@ -205,9 +205,9 @@ class X402Addon:
 
     def http_connect_error(self, flow: http.HTTPFlow) -> None:
         """A CONNECT that failed. mitmproxy has made a 502 of it; a refused destination is a 403."""
-        if guard.REFUSED in (flow.server_conn.error or ""):
-            flow.response = guard.refusal()
-            flow.response.headers[EGRESS_HEADER] = f"rejected; reason={Reason.DESTINATION_PRIVATE}"
+        if refusal := guard.refusal_in(flow.server_conn.error):
+            flow.response = refusal.response()
+            flow.response.headers[EGRESS_HEADER] = f"rejected; reason={refusal.reason}"
 
     def tcp_message(self, flow: tcp.TCPFlow) -> None:
         """mitmproxy would keep every message of an upgraded connection in memory until it ends."""

@@ -7,9 +7,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from egress.guard import AllowedPrivate
+from egress.destinations import AllowedPrivate
 from keyd.api import DEFAULT_SOCKET, CallerName, Hex32
 from keyd.configfile import TomlSettings
+from keyd.domains import DomainPattern
 
 
 def _listen_address(text: str) -> str:
@@ -20,6 +21,10 @@ def _listen_address(text: str) -> str:
 def _private_destination(text: str) -> str:
     AllowedPrivate.parse(text)
     return text
+
+
+def _domain(text: str) -> str:
+    return str(DomainPattern.parse(text))
 
 
 class X402Settings(BaseModel):
@@ -55,6 +60,8 @@ class EgressSettings(TomlSettings):
     """Bytes of a request body that are kept to repeat the request. Larger bodies pass through unpaid."""
     allow_private: tuple[Annotated[str, AfterValidator(_private_destination)], ...] = ()
     """Hosts (`host` or `host:port`) that may be reached although their address is private or loopback."""
+    allowed_domains: tuple[Annotated[str, AfterValidator(_domain)], ...] = ()
+    """Where any traffic may go, paid or not, written as keyd's `allowed_domains`; empty: everywhere."""
     upstream_ca_file: str | None = None
     """PEM file of certificate authorities trusted for upstream TLS, besides those of the system."""
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0

@@ -1,4 +1,5 @@
-"""Where egress goes: not to private, loopback, link-local or metadata addresses, unless the admin says so.
+"""Where egress goes: not to private, loopback, link-local or metadata addresses, unless the admin says so, and
+nowhere but to `allowed_domains`, if there are any.
 
 The filter sits in the resolver call that the connecting code itself makes, so there is no second lookup that a
 lying resolver could answer differently (DNS rebinding). Literal addresses never reach the resolver; they are
@@ -9,37 +10,51 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import ipaddress
-import re
 import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final
 
 from mitmproxy import http
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
-from egress.origin import normal_host
+from egress.destinations import AllowedDomains, AllowedPrivate, is_private
+from keyd.reasons import Reason
 
-REFUSED: Final = "destination is private"
-"""Marks the errors of this module: mitmproxy hands an error on as text only."""
 
-_METADATA: Final = frozenset({ipaddress.ip_address("168.63.129.16")})
-"""Cloud metadata services on global addresses (Azure WireServer). The others are link-local or private."""
-_BRACKETED: Final = re.compile(r"\[([0-9a-fA-F:.]+)\](?::(\d{1,5}))?")
-_NAMED: Final = re.compile(r"([^\s/*:\[\]]+)(?::(\d{1,5}))?")
-_IPV6: Final = re.compile(r"[0-9a-fA-F.]*:[0-9a-fA-F:.]*:[0-9a-fA-F:.]*")
-_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
-_RETIRED: Final = tuple(map(ipaddress.ip_network, ("fec0::/10", "::/96", "::ffff:0:0:0/96")))
-"""Site-local, IPv4-compatible and IPv4-translated addresses: nobody's on the Internet, and some kernels still route
-them to what they used to mean."""
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A destination that egress does not connect to."""
+
+    reason: Reason
+    mark: str
+    """What its error text contains, and no other: mitmproxy hands an error on as text only."""
+    advice: str
+
+    def response(self) -> http.Response:
+        """What the application gets; the reason header is added where all answers get it."""
+        body = f"osmoda-egress: {self.advice}\n".encode()
+        return http.Response.make(403, body, {"Content-Type": "text/plain; charset=utf-8"})
+
+
+PRIVATE: Final = Refusal(
+    Reason.DESTINATION_PRIVATE,
+    "destination is private",
+    "this host has a private address; `allow_private` in egress.toml permits it",
+)
+NOT_ALLOWED: Final = Refusal(
+    Reason.DESTINATION_NOT_ALLOWED,
+    "destination is not allowed",
+    "this host is not in `allowed_domains` of egress.toml, and nothing else may be reached from here",
+)
+_REFUSALS: Final = (PRIVATE, NOT_ALLOWED)
+REFUSED_HERE: Final = frozenset(refusal.reason for refusal in _REFUSALS)
 
 _destination: contextvars.ContextVar[tuple[str, int] | None] = contextvars.ContextVar(
     "destination", default=None
 )
 """(host, port) that the current task connects to for an application; None in all other tasks."""
 
-type _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 type _AddressInfo = tuple[Any, Any, int, str, tuple[Any, ...]]
 
 
@@ -47,57 +62,15 @@ class DestinationRefused(OSError):
     """Every address of the destination is private."""
 
     def __init__(self) -> None:
-        super().__init__(REFUSED)
-
-
-def is_private(address: str) -> bool:
-    """Whether `address`, an IP literal, is anything but a public unicast address.
-
-    An IPv4 address inside an IPv6 one (mapped, NAT64, 6to4) counts as itself. Raises ValueError if it is no
-    IP literal.
-    """
-    ip: _Address = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(ip, ipaddress.IPv6Address):
-        embedded = ip.ipv4_mapped or ip.sixtofour
-        if embedded is None and ip in _NAT64:
-            embedded = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
-        ip = embedded or ip
-    if isinstance(ip, ipaddress.IPv6Address) and any(ip in network for network in _RETIRED):
-        return True
-    return not ip.is_global or ip.is_multicast or ip in _METADATA
-
-
-@dataclass(frozen=True, slots=True)
-class AllowedPrivate:
-    """One entry of `allow_private`: a host name or address, and a port (None: every port)."""
-
-    host: str
-    port: int | None
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """`host`, `host:port`, `[v6]`, `[v6]:port`. Raises ValueError with the way out."""
-        entry = text.strip()
-        if match := _BRACKETED.fullmatch(entry) or _NAMED.fullmatch(entry):
-            host, port = match[1], int(match[2]) if match[2] else None
-        else:
-            host, port = entry, None  # an IPv6 address alone, or nothing sensible
-        normal = normal_host(host) if match or _IPV6.fullmatch(host) else None
-        if normal is None or not 1 <= (port or 1) <= 65535:
-            raise ValueError(
-                f"{text!r}: write a host or an address, with or without a port: `127.0.0.1:4021`"
-            )
-        return cls(normal, port)
-
-    def covers(self, host: str, port: int) -> bool:
-        return normal_host(host) == self.host and self.port in (None, port)
+        super().__init__(PRIVATE.mark)
 
 
 class Guard:
     """mitmproxy addon. Filters the destinations of all upstream connections of this process."""
 
-    def __init__(self, allow: Iterable[AllowedPrivate]) -> None:
-        self._allow = tuple(allow)
+    def __init__(self, allow_private: Iterable[AllowedPrivate], allowed_domains: AllowedDomains) -> None:
+        self._allow_private = tuple(allow_private)
+        self._allowed_domains = allowed_domains
 
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
         """Put the filter into `loop`'s resolver, which `asyncio.open_connection` uses."""
@@ -116,8 +89,10 @@ class Guard:
             return
         host, port = data.server.address[0], data.server.address[1]
         _destination.set((host, port))
-        if self._is_refused_literal(host, port):
-            data.server.error = REFUSED
+        if not self._allowed_domains.covers(host, port):
+            data.server.error = NOT_ALLOWED.mark
+        elif self._is_refused_literal(host, port):
+            data.server.error = PRIVATE.mark
 
     def _is_refused_literal(self, host: str, port: int) -> bool:
         try:
@@ -141,13 +116,9 @@ class Guard:
         return permitted
 
     def _allows(self, host: str, port: int) -> bool:
-        return any(entry.covers(host, port) for entry in self._allow)
+        return any(entry.covers(host, port) for entry in self._allow_private)
 
 
-def refusal() -> http.Response:
-    """What the application gets; the reason header is added where all answers get it."""
-    return http.Response.make(
-        403,
-        b"osmoda-egress: this host has a private address; `allow_private` in egress.toml permits it\n",
-        {"Content-Type": "text/plain; charset=utf-8"},
-    )
+def refusal_in(error: str | None) -> Refusal | None:
+    """The refusal that `error`, the text of a failed connection, comes from."""
+    return next((refusal for refusal in _REFUSALS if error and refusal.mark in error), None)

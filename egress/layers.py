@@ -17,7 +17,7 @@ from mitmproxy.proxy import events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import HttpLayer
 
-from egress.origin import origin_of
+from egress.destinations import origin_of
 from egress.paystream import PayStream
 from keyd.api import Origin
 

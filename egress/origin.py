@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import ipaddress
-from typing import Literal
-
 from mitmproxy import http
 from mitmproxy.connection import Server
 from mitmproxy.net.http import url as http_url
-from pydantic import ValidationError
 
+from egress.destinations import normal_host, origin_of
 from keyd.api import Origin
-
-
-def origin_of(scheme: Literal["http", "https"], host: str, port: int) -> Origin | None:
-    """`host` normalised to A-labels or a compressed IP literal; None if it is not a host."""
-    if (normal := normal_host(host)) is None:
-        return None
-    try:
-        return Origin(scheme=scheme, host=normal, port=port)
-    except ValidationError:
-        return None
 
 
 def connected_origin(server: Server) -> Origin | None:
@@ -48,18 +35,6 @@ def names_origin(request: http.Request, origin: Origin) -> bool:
     named = [request.authority] if request.authority else []
     named += request.headers.get_all("host")
     return all(_authority_is(authority, origin) for authority in named)
-
-
-def normal_host(host: str) -> str | None:
-    """Lower-case A-labels (IDNA 2003, as mitmproxy resolves them) or a compressed IP literal; None if neither."""
-    try:
-        return ipaddress.ip_address(host).compressed
-    except ValueError:
-        pass
-    try:
-        return host.encode("idna").decode("ascii").lower()
-    except UnicodeError:
-        return None
 
 
 def _authority_is(authority: str, origin: Origin) -> bool:

@@ -368,8 +368,8 @@ class PayStream(HttpStream):
                 return
             if self.server_state == self.state_hold_402:  # broken off: the application gets what there is
                 yield from self._release(Reason.TERMS_MISSING)
-            elif event.code is ErrorCode.CONNECT_FAILED and guard.REFUSED in event.message:
-                yield from self._refuse_destination()
+            elif event.code is ErrorCode.CONNECT_FAILED and (refusal := guard.refusal_in(event.message)):
+                yield from self._refuse_destination(refusal)
                 return
             event.stream_id = self.stream_id
         else:
@@ -396,9 +396,9 @@ class PayStream(HttpStream):
             and not self.context.server.connected
         )
 
-    def _refuse_destination(self) -> layer.CommandGenerator[None]:
-        self._exchange.refusal = Reason.DESTINATION_PRIVATE
-        self.flow.response = guard.refusal()
+    def _refuse_destination(self, refusal: guard.Refusal) -> layer.CommandGenerator[None]:
+        self._exchange.refusal = refusal.reason
+        self.flow.response = refusal.response()
         yield HttpResponseHeadersHook(self.flow)
         self.client_state = self.state_done  # whatever follows of the request is not wanted
         yield from self.send_response()

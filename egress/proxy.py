@@ -20,7 +20,8 @@ from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
 from egress import http1, http2, trust
 from egress.addon import X402Addon
 from egress.config import EgressSettings, split_listen
-from egress.guard import AllowedPrivate, Guard
+from egress.destinations import AllowedDomains, AllowedPrivate
+from egress.guard import Guard
 from egress.identity import Identity
 from egress.layers import PayNextLayer
 from egress.payer import Payer
@@ -157,7 +158,10 @@ class Egress:
         host, port = split_listen(settings.listen)
         http1.install()
         http2.install()
-        guard = Guard(AllowedPrivate.parse(entry) for entry in settings.allow_private)
+        guard = Guard(
+            (AllowedPrivate.parse(entry) for entry in settings.allow_private),
+            AllowedDomains(settings.allowed_domains),
+        )
         guard.install(asyncio.get_running_loop())
         master = Master(Options(listen_host=host, listen_port=port))
         master.addons.add(  # type: ignore[no-untyped-call]

@@ -13,7 +13,11 @@ from keyd.files import make_private_directory, write_private
 from keyd.secret import Secret
 
 CREDENTIAL: Final = "kek"
-_MISSING: Final = b"missing"  # SetCredential= of osmoda-keyd.service, as long as there is no credential
+_MISSING: Final = {
+    b"missing": "run `osmoda-setup` as root, which makes one for this machine",
+    b"missing-nixos": "make one for this machine, as docs/nixos.md says",
+}
+"""SetCredential= of osmoda-keyd.service, as long as there is no credential → the way out."""
 _HEX: Final = re.compile(rb"\s*([0-9a-fA-F]{64})\s*")
 
 
@@ -63,11 +67,8 @@ def _read(path: Path, *, must_be_private: bool) -> Secret:
             f"{path} can be read by others (mode {mode:04o})",
             f"run `chmod 600 {path}`; if others may have read it, make a new key and new wallets",
         )
-    if content == _MISSING:
-        raise KekError(
-            "there is no key-encryption key yet",
-            "run `osmoda-setup` as root, which makes one for this machine",
-        )
+    if content in _MISSING:
+        raise KekError("there is no key-encryption key yet", _MISSING[content])
     if len(content) == 32:
         return Secret(content)
     match = _HEX.fullmatch(content)

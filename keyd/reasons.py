@@ -87,6 +87,7 @@ class Reason(StrEnum):
     UPSTREAM_LOST = "upstream_lost"
     CLIENT_GONE = "client_gone"
     DESTINATION_PRIVATE = "destination_private"
+    DESTINATION_NOT_ALLOWED = "destination_not_allowed"
 
     @property
     def explanation(self) -> Explanation:
@@ -351,6 +352,10 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.DESTINATION_PRIVATE: Explanation(
         "The host's address is private, loopback or link-local, and egress does not go there.",
         "If the program should reach it, add it to `allow_private` in egress.toml.",
+    ),
+    Reason.DESTINATION_NOT_ALLOWED: Explanation(
+        "The host is not in egress's own `allowed_domains`, so no traffic goes there, paid or not.",
+        "If the program should reach it, add it to `allowed_domains` in egress.toml.",
     ),
 }
 

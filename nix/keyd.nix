@@ -49,6 +49,7 @@ in
       serviceConfig = removeAttrs service.serviceConfig [ "LoadCredentialEncrypted" ] // {
         ${if cfg.kekCredential.encrypted then "LoadCredentialEncrypted" else "LoadCredential"} =
           "kek:${cfg.kekCredential.path}";
+        SetCredential = "kek:missing-nixos"; # keyd's hint: there is no osmoda-setup here
       };
     };
     systemd.sockets.osmoda-keyd = socket // {

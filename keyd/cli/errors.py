@@ -65,9 +65,10 @@ def _unreachable(error: KeydUnreachable, socket: str) -> CliError:
     return CliError(message, _SOCKET_HINTS.get(code, "look at `systemctl status osmoda-keyd`"))
 
 
+_NO_ACCESS = 'run as root, or as a member of both groups "osmoda" and "osmoda-admin"'
 _SOCKET_HINTS: dict[int | None, str] = {
-    errno.EACCES: 'run as a member of group "osmoda-admin", or check `systemctl status osmoda-keyd`',
-    errno.EPERM: 'run as a member of group "osmoda-admin", or check `systemctl status osmoda-keyd`',
+    errno.EACCES: _NO_ACCESS,
+    errno.EPERM: _NO_ACCESS,
     errno.ENOENT: "start keyd (`systemctl start osmoda-keyd`), or name the `socket` of its keyd.toml with --socket",
     errno.ECONNREFUSED: "keyd has stopped and left its socket behind: `systemctl restart osmoda-keyd`",
 }

@@ -29,6 +29,8 @@ in
       "Bytes of a request body that are kept to repeat the request. Larger bodies pass through unpaid.";
     allowPrivate = option (types.listOf types.str) [ ]
       "Hosts (`host` or `host:port`) that may be reached although their address is private or loopback.";
+    allowedDomains = option (types.listOf types.str) [ ]
+      "Where any traffic may go, paid or not, written as keyd's allowed domains. Empty: everywhere.";
     upstreamCaFile = optional types.path
       "PEM file of certificate authorities trusted for upstream TLS, besides those of the system.";
     drainSeconds = option (types.numbers.between 0 3600) 30.0

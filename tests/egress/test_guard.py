@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from egress.guard import AllowedPrivate, is_private
+from egress.destinations import AllowedDomains, AllowedPrivate, is_private
 from tests.egress.conftest import RunEgress
 from tests.egress.support.client import App
 from tests.egress.support.upstream import Upstream, selling, serving
@@ -151,3 +151,77 @@ async def test_a_name_in_allow_private_may_resolve_to_private_addresses(
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolver.getaddrinfo)
     async with serving(FREE) as upstream, run_egress(allow_private=("intranet.example",)) as egress:
         assert await get_by_name(egress.address, upstream, "intranet.example") == (200, None)
+
+
+# -- allowed_domains --------------------------------------------------------------------------------------
+
+NOT_ALLOWED = "rejected; reason=destination_not_allowed"
+
+
+@pytest.mark.parametrize(
+    ("entry", "covered", "not_covered"),
+    [
+        ("api.example.com", ("API.example.com", 443), ("api.example.com", 80)),
+        ("api.example.com:8443", ("api.example.com", 8443), ("api.example.com", 443)),
+        ("*.example.com", ("a.b.example.com", 443), ("example.com", 443)),
+        ("http://api.example.com", ("api.example.com", 80), ("api.example.com", 443)),
+        ("http://127.0.0.1:4021", ("127.0.0.1", 4021), ("127.0.0.1", 4022)),
+    ],
+)
+def test_an_allowed_domain_covers_host_and_port(
+    entry: str, covered: tuple[str, int], not_covered: tuple[str, int]
+) -> None:
+    allowed = AllowedDomains([entry])
+    assert allowed.covers(*covered)
+    assert not allowed.covers(*not_covered)
+    assert not allowed.covers("evil.example", 443)
+
+
+def test_without_entries_and_with_a_star_everything_is_allowed() -> None:
+    for entries in ((), ("*",)):
+        assert AllowedDomains(entries).covers("anything.example", 1)
+
+
+@pytest.mark.parametrize("method", ["GET", "CONNECT"])
+@pytest.mark.parametrize("intercept", ["payable", "all"])
+async def test_a_destination_that_is_not_listed_is_refused(
+    run_egress: RunEgress, method: str, intercept: str
+) -> None:
+    async with (
+        serving(FREE) as upstream,
+        run_egress(allowed_domains=("api.example.com",), intercept=intercept) as egress,
+        App(egress.address, upstream) as app,
+    ):
+        if method == "GET":
+            await app.send()
+        else:
+            await app.write(f"CONNECT 127.0.0.1:{upstream.port} HTTP/1.1\r\n\r\n".encode())
+        answer = await app.answer()
+        assert (answer.status, answer.get("X-402-Egress")) == (403, NOT_ALLOWED)
+        assert b"allowed_domains" in answer.body
+    assert upstream.connections == 0
+
+
+@pytest.mark.parametrize("method", ["GET", "CONNECT"])
+async def test_a_destination_that_is_listed_is_reached(run_egress: RunEgress, method: str) -> None:
+    async with serving(FREE) as upstream:
+        entry = f"http://127.0.0.1:{upstream.port}"
+        async with run_egress(allowed_domains=(entry,)) as egress, App(egress.address, upstream) as app:
+            if method == "GET":
+                assert (await app.get()).status == 200
+            else:
+                assert (await app.tunnel()).status == 200
+    assert upstream.connections == 1
+
+
+async def test_a_listed_name_may_still_not_resolve_to_a_private_address(
+    run_egress: RunEgress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolver = Resolver(["127.0.0.1"])
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolver.getaddrinfo)
+    async with serving(FREE) as upstream:
+        listed = (f"http://api.example.com:{upstream.port}",)
+        async with run_egress(allowed_domains=listed, allow_private=()) as egress:
+            assert await get_by_name(egress.address, upstream, "api.example.com") == (403, REFUSED)
+            assert await get_by_name(egress.address, upstream, "other.example.com") == (403, NOT_ALLOWED)
+    assert resolver.asked == ["api.example.com"]  # what is not allowed is not even looked up

@@ -8,7 +8,8 @@ import pytest
 from mitmproxy import http
 from mitmproxy.connection import Server
 
-from egress.origin import connected_origin, names_origin, origin_of
+from egress.destinations import origin_of
+from egress.origin import connected_origin, names_origin
 from keyd.api import Origin
 from tests.egress.conftest import Pki, RunEgress
 from tests.egress.support.client import App

@@ -118,6 +118,16 @@ def test_a_key_file_is_created_once_and_read_back(tmp_path: Path) -> None:
     assert kek.load(path, {}) == Secret(bytes(range(32)))
 
 
+@pytest.mark.parametrize(
+    ("says", "hint"), [(b"missing", "run `osmoda-setup` as root"), (b"missing-nixos", "docs/nixos.md")]
+)
+def test_a_credential_that_was_never_made_names_who_makes_it(tmp_path: Path, says: bytes, hint: str) -> None:
+    (tmp_path / "kek").write_bytes(says)
+    with pytest.raises(kek.KekError, match="no key-encryption key yet") as missing:
+        kek.load(None, {"CREDENTIALS_DIRECTORY": str(tmp_path)})
+    assert hint in missing.value.hint
+
+
 def test_without_a_key_file_the_systemd_credential_is_used(tmp_path: Path) -> None:
     (tmp_path / "kek").write_bytes(bytes(range(32)))
     assert kek.load(None, {"CREDENTIALS_DIRECTORY": str(tmp_path)}) == Secret(bytes(range(32)))
