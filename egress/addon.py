@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -94,12 +95,16 @@ class X402Addon:
             return
         assert flow.response is not None
         try:
-            required = x402.read_payment_required(
+            stated = x402.read_payment_required(
                 flow.response.headers.get_all(x402.PAYMENT_REQUIRED), flow.response.raw_content or b""
             )
         except x402.X402Error as error:
             _log.info("egress.terms_missing", origin=str(origin), fault=str(error))
             challenge.decision = PassOn(Reason.TERMS_MISSING)
+            return
+        required = x402.sendable(replace(stated, accepts=stated.accepts[: api.MAX_OFFERS]))
+        if required is None:
+            challenge.decision = PassOn(Reason.PAYMENT_HEADER_TOO_LONG)
             return
         caller = await self._identity.caller(flow)
         try:
@@ -125,7 +130,7 @@ class X402Addon:
             return PassOn(Reason.KEYD_ERROR)
         try:
             payload = reply.payload.model_dump(by_alias=True)
-            header = x402.encode_payment(required, reply.accepted, payload)
+            header = x402.encode_payment(required, reply.accepted, payload, reply.payment_id)
         except x402.X402Error:
             not_sent = api.OutcomeReport(payment_id=reply.payment_id, failure="not_sent")
             self._payer.report(request.fingerprint, not_sent)
@@ -156,11 +161,13 @@ class X402Addon:
         if payment is not None and payment.sent:
             settlement = _settlement(response)
             self._report(payment, http_status=response.status_code, settlement=settlement)
-            response.headers[EGRESS_HEADER] = _paid(payment, response.status_code, settlement)
-        elif response.status_code == 402 or exchange.refusal in guard.REFUSED_HERE:
+            response.headers[EGRESS_HEADER] = _paid(payment, response, settlement)
+        elif _asks_for_payment(response) or exchange.refusal in guard.REFUSED_HERE:
             if payment is not None:
                 self._report(payment, failure="not_sent")
-            reason = exchange.refusal or Reason.BODY_TOO_LARGE
+            precondition = response.status_code == 412
+            otherwise = Reason.PAYMENT_PRECONDITION if precondition else Reason.BODY_TOO_LARGE
+            reason = exchange.refusal or otherwise
             response.headers[EGRESS_HEADER] = f"rejected; reason={reason}"
             _log.info("egress.rejected", host=flow.request.host, port=flow.request.port, reason=str(reason))
 
@@ -240,7 +247,7 @@ def sign_request(
         caller=caller,
         started_at=int(request.timestamp_start * 1_000_000),
         x402_version=required.version,
-        offers=list(required.accepts[: api.MAX_OFFERS]),
+        offers=list(required.accepts),
         resource_url=None if resource_url is None else resource_url[:2048],
         max_spend=wishes.max_spend,
         prefer=wishes.prefer,
@@ -264,13 +271,19 @@ def _settlement(response: http.Response) -> dict[str, object] | None:
     return None
 
 
-def _paid(payment: Payment, status: int, settlement: dict[str, object] | None) -> str:
+def _asks_for_payment(response: http.Response) -> bool:
+    """A 402, or the 412 with terms of official servers: something has to be done before they can be paid."""
+    status = response.status_code
+    return status == 402 or (status == 412 and x402.PAYMENT_REQUIRED in response.headers)
+
+
+def _paid(payment: Payment, response: http.Response, settlement: dict[str, object] | None) -> str:
     """The X-402-Egress value of an answer that came after the payment was sent."""
     reply = payment.reply
-    if status == 402:
+    if _asks_for_payment(response):
         return f"rejected; reason={Reason.ALREADY_PAID}; payment={reply.payment_id}"
     # An error answer proves neither that the money moved nor that it did not.
-    word = "paid" if status < 400 else "unknown"
+    word = "paid" if response.status_code < 400 else "unknown"
     fields = {
         "amount": reply.amount,
         "asset": reply.asset,

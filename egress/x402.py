@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
-from egress import strictjson
+from egress import extensions, strictjson
 
 PAYMENT_REQUIRED: Final = "PAYMENT-REQUIRED"
 PAYMENT_SIGNATURE: Final = "PAYMENT-SIGNATURE"
@@ -34,11 +33,31 @@ MAX_BODY: Final = 256 * 1024
 MAX_PAYMENT_HEADER: Final = 7500
 """Bytes of an outgoing PAYMENT-SIGNATURE. nginx, Apache and aiohttp refuse a header line above 8 KiB."""
 
+_MAX_PAYMENT_JSON: Final = MAX_PAYMENT_HEADER // 4 * 3  # base64 makes four characters of three bytes
+
+_LONGEST_PAYLOAD: Final = {
+    "signature": "0x" + "0" * 130,
+    "authorization": {
+        "from": "0x" + "0" * 40,
+        "to": "0x" + "0" * 40,
+        "value": "0" * 78,
+        "validAfter": "0" * 20,
+        "validBefore": "0" * 20,
+        "nonce": "0x" + "0" * 64,
+    },
+}
+"""What the `exact` scheme signs on EVM, every member at its longest (a uint256 has 78 digits)."""
+_ANY_PAYMENT_ID: Final = "0" * 32
+
 _TX_HASH: Final = re.compile(r"0x[0-9a-fA-F]{64}")
 
 
 class X402Error(ValueError):
     """What was received is not of this protocol, or is out of bounds. The text names the fault only."""
+
+
+class HeaderTooLong(X402Error):
+    """The payment for this offer does not fit into a header that common servers accept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +111,31 @@ def read_payment_required(header_values: Sequence[str], body: bytes) -> PaymentR
         raise X402Error(f"{fault}; body: {error}") from None
 
 
-def encode_payment(required: PaymentRequired, accepted: int, payload: Mapping[str, Any]) -> PaymentHeader:
+def sendable(required: PaymentRequired) -> PaymentRequired | None:
+    """The terms with only those entries whose payment could be sent; None if none could.
+
+    To be asked before anything is signed: a payment that does not fit into a header would be open for nothing.
+    """
+    fits = []
+    for i, entry in enumerate(required.accepts):
+        try:
+            encode_payment(required, i, _LONGEST_PAYLOAD, _ANY_PAYMENT_ID)
+        except HeaderTooLong:
+            continue
+        except X402Error:
+            pass  # malformed: keyd says why, and never chooses it
+        fits.append(entry)
+    return replace(required, accepts=tuple(fits)) if fits else None
+
+
+def encode_payment(
+    required: PaymentRequired, accepted: int, payload: Mapping[str, Any], payment_id: str
+) -> PaymentHeader:
     """The header that pays `required.accepts[accepted]` with `payload`, the scheme's signed data.
 
-    Version 2 echoes the entry, the resource and the extensions unchanged. Extensions are left out, the
-    catalogue data of `bazaar` first, only if the header would otherwise be too long for common servers.
-    Raises X402Error if the entry lacks what its version has to name.
+    Version 2 echoes the entry, the resource and the extensions (`egress.extensions`), of which as much is left out
+    as common servers have no room for. Raises HeaderTooLong if the rest is still too long, and X402Error if the
+    entry lacks what its version has to name.
     """
     if not 0 <= accepted < len(required.accepts):
         raise X402Error("no such offer")
@@ -106,15 +144,19 @@ def encode_payment(required: PaymentRequired, accepted: int, payload: Mapping[st
         if not isinstance(entry, dict) or not {"scheme", "network"} <= entry.keys():
             raise X402Error("the offer names no scheme or network")
         named = {"scheme": entry["scheme"], "network": entry["network"]}
-        return PaymentHeader(X_PAYMENT, _encode({"x402Version": 1, **named, "payload": payload}))
+        return _payment_header(X_PAYMENT, {"x402Version": 1, **named, "payload": payload})
     message: dict[str, Any] = {"x402Version": 2, "accepted": entry, "payload": payload}
     if required.resource is not None:
         message["resource"] = required.resource
-    for extensions in _extensions_to_echo(required.extensions):
-        value = _encode(message if extensions is None else {**message, "extensions": extensions})
-        if len(value) <= MAX_PAYMENT_HEADER:
-            break
-    return PaymentHeader(PAYMENT_SIGNATURE, value)
+    if required.extensions:
+        room = _MAX_PAYMENT_JSON - extensions.size({**message, "extensions": {}})
+        try:
+            echoed = extensions.fitting(extensions.answered(required.extensions, payment_id), room)
+        except extensions.NoRoom as error:
+            raise HeaderTooLong(str(error)) from None
+        if echoed is not None:
+            message["extensions"] = echoed
+    return _payment_header(PAYMENT_SIGNATURE, message)
 
 
 def read_settlement(header_values: Sequence[str]) -> dict[str, Any] | None:
@@ -154,12 +196,11 @@ def _payment_required(value: Any, *, default_version: Literal[2] | None) -> Paym
     )
 
 
-def _extensions_to_echo(extensions: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any] | None]:
-    if extensions:
-        yield extensions
-        if "bazaar" in extensions and len(extensions) > 1:
-            yield {name: entry for name, entry in extensions.items() if name != "bazaar"}
-    yield None
+def _payment_header(name: str, message: Mapping[str, Any]) -> PaymentHeader:
+    encoded = extensions.encode(message)
+    if len(encoded) > _MAX_PAYMENT_JSON:
+        raise HeaderTooLong("the payment does not fit into a header")
+    return PaymentHeader(name, base64.b64encode(encoded).decode())
 
 
 def _decode(value: str) -> Any:
@@ -174,7 +215,3 @@ def _decode(value: str) -> Any:
         return strictjson.loads(raw)
     except strictjson.JsonError as error:
         raise X402Error(str(error)) from None
-
-
-def _encode(value: Mapping[str, Any]) -> str:
-    return base64.b64encode(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()).decode()

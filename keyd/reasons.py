@@ -78,6 +78,8 @@ class Reason(StrEnum):
     TERMS_MISSING = "terms_missing"
     TERMS_TOO_LARGE = "terms_too_large"
     TERMS_TIMEOUT = "terms_timeout"
+    PAYMENT_HEADER_TOO_LONG = "payment_header_too_long"
+    PAYMENT_PRECONDITION = "payment_precondition"
     BODY_TOO_LARGE = "body_too_large"
     HOST_UNVERIFIED = "host_unverified"
     OWN_PAYMENT = "own_payment"
@@ -317,6 +319,15 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
         "The server sent its 402 answer too slowly to be waited for.",
         "Try again; if it stays so, report it to the seller. The answer was passed on unpaid.",
     ),
+    Reason.PAYMENT_HEADER_TOO_LONG: Explanation(
+        "The payment would have to repeat so much of the server's terms that its header would be refused.",
+        "Report it to the seller: offers must stay below about 5 KB. Nothing was signed.",
+    ),
+    Reason.PAYMENT_PRECONDITION: Explanation(
+        "The server answered 412 with payment terms: something has to be done before it can be paid, for example an "
+        "allowance for Permit2.",
+        "Allowances are never given automatically. Ask the seller for an offer with EIP-3009 transfers.",
+    ),
     Reason.BODY_TOO_LARGE: Explanation(
         "The request's body was too large to keep, so the request cannot be repeated with a payment.",
         "Raise `max_request_body` in egress.toml, or send a smaller body.",
@@ -338,7 +349,7 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
         "Consider that key exposed. Import keys with `keyctl wallet import`; programs never need one.",
     ),
     Reason.ALREADY_PAID: Explanation(
-        "The server answered 402 again after the payment was sent.",
+        "The server asked for a payment again (402, or 412 with terms) after the payment was sent.",
         "It is never paid twice for one request. `keyctl x402 show ID` tells the story; its money stays counted as spent.",
     ),
     Reason.UPSTREAM_LOST: Explanation(

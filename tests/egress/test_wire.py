@@ -16,6 +16,7 @@ from egress import strictjson, x402
 from egress.fingerprint import fingerprint
 from tests.egress.support.wire import OFFER, TERMS, TERMS_V1, TX, encode
 
+ID = "0a" * 16
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
@@ -122,7 +123,7 @@ def test_terms_are_bounded_and_64_kib_is_within_the_bounds() -> None:
 def test_version_2_echoes_the_offer_resource_and_extensions_verbatim() -> None:
     terms = {**TERMS, "extensions": {"e": {"info": {"k": [1, "ü"]}, "schema": {}}}}
     required = x402.read_payment_required([encode(terms)], b"")
-    header = x402.encode_payment(required, 0, {"signature": "0x1"})
+    header = x402.encode_payment(required, 0, {"signature": "0x1"}, ID)
     assert header.name == "PAYMENT-SIGNATURE"
     assert json.loads(base64.b64decode(header.value, validate=True)) == {
         "x402Version": 2,
@@ -135,7 +136,7 @@ def test_version_2_echoes_the_offer_resource_and_extensions_verbatim() -> None:
 
 def test_version_1_names_scheme_and_network_only() -> None:
     required = x402.read_payment_required([], json.dumps(TERMS_V1).encode())
-    header = x402.encode_payment(required, 0, {"signature": "0x1"})
+    header = x402.encode_payment(required, 0, {"signature": "0x1"}, ID)
     assert header.name == "X-PAYMENT"
     assert json.loads(base64.b64decode(header.value)) == {
         "x402Version": 1,
@@ -145,23 +146,8 @@ def test_version_1_names_scheme_and_network_only() -> None:
     }
 
 
-def test_extensions_are_left_out_only_when_the_header_would_be_too_long() -> None:
-    small, big = {"info": {}}, {"info": {"text": "x" * 6000}}
-
-    def echoed(extensions: dict[str, Any]) -> Any:
-        required = x402.PaymentRequired(2, (OFFER,), extensions=extensions)
-        header = x402.encode_payment(required, 0, {})
-        assert len(header.value) <= x402.MAX_PAYMENT_HEADER
-        return json.loads(base64.b64decode(header.value)).get("extensions")
-
-    assert echoed({"bazaar": small, "other": small}) == {"bazaar": small, "other": small}
-    assert echoed({"bazaar": big, "other": small}) == {"other": small}
-    assert echoed({"bazaar": small, "other": big}) is None
-    assert echoed({"bazaar": big}) is None
-
-
 def test_a_payment_cannot_be_printed() -> None:
-    header = x402.encode_payment(x402.PaymentRequired(2, (OFFER,)), 0, {"signature": "0xsecret"})
+    header = x402.encode_payment(x402.PaymentRequired(2, (OFFER,)), 0, {"signature": "0xsecret"}, ID)
     assert header.value not in repr(header)
     assert header.value not in f"{header}"
 
@@ -169,13 +155,13 @@ def test_a_payment_cannot_be_printed() -> None:
 @pytest.mark.parametrize("accepted", [-1, 1, 99])
 def test_an_offer_that_does_not_exist_is_refused(accepted: int) -> None:
     with pytest.raises(x402.X402Error, match="no such offer"):
-        x402.encode_payment(x402.PaymentRequired(2, (OFFER,)), accepted, {})
+        x402.encode_payment(x402.PaymentRequired(2, (OFFER,)), accepted, {}, ID)
 
 
 @pytest.mark.parametrize("entry", ["text", {}, {"scheme": "exact"}])
 def test_a_version_1_offer_without_names_is_refused(entry: Any) -> None:
     with pytest.raises(x402.X402Error, match="scheme or network"):
-        x402.encode_payment(x402.PaymentRequired(1, (entry,)), 0, {})
+        x402.encode_payment(x402.PaymentRequired(1, (entry,)), 0, {}, ID)
 
 
 # -- settlement ----------------------------------------------------------------------------------------------
@@ -216,7 +202,7 @@ def test_any_json_as_terms_gives_terms_or_the_typed_error(value: Any) -> None:
 @given(JSON)
 def test_any_offer_is_echoed_as_it_came(entry: Any) -> None:
     required = x402.read_payment_required([b64(json.dumps({"x402Version": 2, "accepts": [entry]}))], b"")
-    header = x402.encode_payment(required, 0, {"signature": "0x"})
+    header = x402.encode_payment(required, 0, {"signature": "0x"}, ID)
     assert json.loads(base64.b64decode(header.value))["accepted"] == entry
 
 
