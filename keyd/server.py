@@ -119,6 +119,7 @@ class Server:
                 version=version("osmoda-x402"),
                 ledger_entries=self.service.ledger.head().seq,
                 problems=problems,
+                roles=sorted(self._roles.of(peer_of_request(request))),
             )
         )
 

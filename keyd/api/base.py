@@ -52,3 +52,5 @@ class Health(Message):
     ledger_entries: int
     problems: list[str]
     """Why no payment can be made now: no wallet, ledger not writable, x402 disabled."""
+    roles: list[Role] = []
+    """The roles of whoever asks."""

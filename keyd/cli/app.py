@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from keyd.cli.context import DEFAULT_CONFIG, Invocation
+from keyd.cli.doctor_command import doctor
 from keyd.cli.errors import CliError, colour_wanted, os_fault, report
 from keyd.cli.ledger_commands import ledger
 from keyd.cli.setup_commands import check_config, health, init
@@ -44,7 +45,7 @@ def cli(context: click.Context, socket: str | None, config: Path | None) -> None
     context.obj = Invocation(socket or None, config)
 
 
-for command in (init, wallet, x402, ledger, health, check_config):
+for command in (init, wallet, x402, ledger, health, doctor, check_config):
     cli.add_command(command)
 
 

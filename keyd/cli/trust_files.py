@@ -68,7 +68,7 @@ def _our_certificate(ca: Path) -> list[bytes]:
 
 def _other_authorities(environment: Mapping[str, str], ours: Path) -> Iterable[bytes]:
     """The system's authorities, and those of each file that a variable named which now names our bundle."""
-    system = next((path for path in _system_bundles() if path.is_file()), None)
+    system = system_bundle()
     if system is None:
         report("this system has no bundle of certificate authorities: only egress is trusted", kind="warning")
     named = {environment[name] for name in BUNDLE_VARIABLES if environment.get(name)}
@@ -81,9 +81,10 @@ def _other_authorities(environment: Mapping[str, str], ours: Path) -> Iterable[b
             report(f"cannot read certificates of {path}: {_words(error)}", kind="warning")
 
 
-def _system_bundles() -> list[Path]:
+def system_bundle() -> Path | None:
+    """The file of authorities that this system's programs trust, if there is one."""
     compiled = ssl.get_default_verify_paths().openssl_cafile
-    return [Path(path) for path in (*_SYSTEM_BUNDLES, compiled)]
+    return next((path for path in map(Path, (*_SYSTEM_BUNDLES, compiled)) if path.is_file()), None)
 
 
 def _parsed(block: bytes) -> x509.Certificate | None:
