@@ -6,6 +6,7 @@ Only a hint: whether something is paid is decided by keyd, for each payment.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -23,8 +24,10 @@ _log = structlog.get_logger("egress.policy")
 class PayablePolicy:
     """keyd's `allowed_domains` as last heard; nothing before the first answer."""
 
-    def __init__(self, keyd: KeydClient) -> None:
+    def __init__(self, keyd: KeydClient, on_contact: Callable[[bool], None] = lambda _: None) -> None:
+        """`on_contact` is told when keyd begins to answer, and when it ceases to."""
         self._keyd = keyd
+        self._on_contact = on_contact
         self._entries: list[str] | None = None
         self._patterns: tuple[DomainPattern, ...] = ()
         self._reachable: bool | None = None
@@ -39,13 +42,18 @@ class PayablePolicy:
         except (KeydUnreachable, KeydRefused, KeydProtocolError) as error:
             if self._reachable is not False:
                 _log.warning("egress.policy.unavailable", error=str(error))
-            self._reachable = False
+            self._note_contact(answers=False)
             return
-        self._reachable = True
+        self._note_contact(answers=True)
         if entries != self._entries:
             self._entries = entries
             self._patterns = tuple(_parsed(entries))
             _log.info("egress.policy.followed", allowed_domains=entries)
+
+    def _note_contact(self, *, answers: bool) -> None:
+        if answers != self._reachable:
+            self._reachable = answers
+            self._on_contact(answers)
 
     async def follow(self) -> None:
         """Refresh until cancelled."""

@@ -4,31 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import structlog
-from mitmproxy.addons import core, proxyserver, tlsconfig
-from mitmproxy.addons.errorcheck import ErrorCheck
+from mitmproxy.addons import core, tlsconfig
 from mitmproxy.master import Master
 from mitmproxy.options import Options
 from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
 
 from egress import http1, http2, trust
 from egress.addon import X402Addon
-from egress.config import EgressSettings, split_listen
+from egress.config import EgressSettings
 from egress.destinations import AllowedDomains, AllowedPrivate
 from egress.guard import Guard
 from egress.identity import Identity
 from egress.layers import PayNextLayer
+from egress.listener import Proxyserver, listeners
 from egress.payer import Payer
 from egress.policy import PayablePolicy
+from egress.status import Status
 from keyd.api import Origin
 from keyd.client import KeydClient
-from keyd.configfile import ConfigError
+from keyd.service_manager import Notifier
 
 IDLE_LIMIT_S: Final = 3600
 """After this long without a byte a connection is closed. Models that think for minutes send nothing meanwhile;
@@ -44,22 +47,6 @@ _DRAIN_POLL_S: Final = 0.05
 _log = structlog.get_logger("egress")
 
 
-class _StartupCheck(ErrorCheck):
-    """mitmproxy's way to notice that it could not start, turned into our error instead of its exit."""
-
-    name = "errorcheck"  # by which Master finds this addon
-
-    async def shutdown_if_errored(self) -> None:
-        await asyncio.sleep(0)
-        for record in self.logger.has_errored:
-            if not record.name.startswith("mitmproxy"):
-                continue  # other libraries' troubles are no reason not to start
-            fault = record.getMessage().partition("\n")[0]
-            raise ConfigError(
-                f"cannot start: {fault}", "see `listen` in egress.toml; is egress running already?"
-            )
-
-
 class _OnRunning:
     """mitmproxy addon: calls back when the proxy accepts connections."""
 
@@ -68,13 +55,18 @@ class _OnRunning:
 
 
 class Egress:
-    """One proxy on one event loop. `await Egress(settings).run()` until `stop` or `drain`."""
+    """One proxy on one event loop. `await Egress(settings, sockets).run()` until `stop` or `drain`."""
 
-    def __init__(self, settings: EgressSettings) -> None:
+    def __init__(
+        self, settings: EgressSettings, sockets: Sequence[socket.socket], notifier: Notifier | None = None
+    ) -> None:
+        """`sockets` are bound and become its own. Raises ConfigError."""
         self.settings = settings
+        self._sockets = sockets
+        self._status = Status(notifier or Notifier({}))
         self.ready = asyncio.Event()
         self.keyd = KeydClient(settings.keyd_socket, timeout_s=KEYD_TIMEOUT_S)
-        self.policy = PayablePolicy(self.keyd)
+        self.policy = PayablePolicy(self.keyd, self._status.keyd_answers)
         self._payer = Payer(self.keyd)
         self._identity = Identity(
             {caller.name: bytes.fromhex(caller.token_sha256) for caller in settings.callers},
@@ -84,31 +76,38 @@ class Egress:
             self._payer, self._identity, enabled=settings.pays, max_request_body=settings.max_request_body
         )
         self._layers = PayNextLayer(self._may_intercept)
-        self._proxyserver = proxyserver.Proxyserver()  # type: ignore[no-untyped-call]
+        self._proxyserver = Proxyserver(sockets)
         self._master = self._make_master()
         self._draining: asyncio.Task[None] | None = None
 
     @property
     def address(self) -> tuple[str, int]:
-        """Where the proxy listens; known once `ready` is set."""
-        host, port, *_ = self._proxyserver.listen_addrs()[0]
+        """Where the proxy listens."""
+        host, port, *_ = self._sockets[0].getsockname()
         return host, port
 
     async def run(self) -> None:
-        """Serve until stopped. Raises ConfigError if the proxy cannot start."""
+        """Serve until stopped. Ready once keyd has answered, or is known not to."""
         await self.policy.refresh()
         follow = asyncio.create_task(self.policy.follow(), name="follow policy")
+        alive = asyncio.create_task(self._keep_alive(), name="watchdog")
         try:
             await self._master.run()
         finally:
             follow.cancel()
+            alive.cancel()
             await self._payer.drain(REPORT_LIMIT_S)
             await self.keyd.close()
 
     def _announce(self) -> None:
         host, port = self.address
         self.ready.set()
+        self._status.ready(self.address)
         _log.info("egress.ready", host=host, port=port)
+
+    async def _keep_alive(self) -> None:
+        await self.ready.wait()
+        await self._status.keep_alive()
 
     def stop(self) -> None:
         """Stop now; what is under way breaks off."""
@@ -122,6 +121,7 @@ class Egress:
         self._draining = asyncio.create_task(self._drain(), name="drain")
 
     async def _drain(self) -> None:
+        self._status.stopping()
         _log.info("egress.draining", live=len(self._x402.live), limit_seconds=self.settings.drain_seconds)
         await self._proxyserver.servers.update([])
         deadline = time.monotonic() + self.settings.drain_seconds
@@ -155,7 +155,6 @@ class Egress:
         settings = self.settings
         ca = trust.prepare_ca(Path(settings.state_dir))
         extra = Path(settings.upstream_ca_file) if settings.upstream_ca_file else None
-        host, port = split_listen(settings.listen)
         http1.install()
         http2.install()
         guard = Guard(
@@ -163,7 +162,7 @@ class Egress:
             AllowedDomains(settings.allowed_domains),
         )
         guard.install(asyncio.get_running_loop())
-        master = Master(Options(listen_host=host, listen_port=port))
+        master = Master(Options())
         master.addons.add(  # type: ignore[no-untyped-call]
             core.Core(),
             self._proxyserver,
@@ -173,7 +172,6 @@ class Egress:
             self._identity,
             self._x402,
             _OnRunning(self._announce),
-            _StartupCheck(),
         )
         # After the addons: they act on options when these change, and the CA must be there before a client is.
         master.options.update(  # type: ignore[no-untyped-call]
@@ -192,7 +190,7 @@ class Egress:
 
 async def serve(settings: EgressSettings) -> None:
     """Run until SIGTERM or SIGINT; a second signal stops at once. Raises ConfigError."""
-    egress = Egress(settings)
+    egress = Egress(settings, listeners(settings.listen, os.environ), Notifier(os.environ))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, egress.drain)

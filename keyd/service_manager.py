@@ -94,6 +94,10 @@ class Notifier:
         """The daemon can answer now; `status` is for people (`systemctl status`), one line."""
         self._send(f"READY=1\nSTATUS={status}")
 
+    def status(self, text: str) -> None:
+        """Another line for people."""
+        self._send(f"STATUS={text}")
+
     def stopping(self) -> None:
         self._send("STOPPING=1\nSTATUS=stopping")
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from egress.config import EgressSettings
+from egress.listener import listeners
 from egress.proxy import Egress
 from tests.abuse.support.seller import Seller, offer
 from tests.abuse.support.stage import PATIENCE_S, Stage, domain
@@ -87,7 +88,7 @@ async def egress_in_this_process(stage: Stage, folder: Path, allow_private: str)
         state_dir=str(folder / "egress"),
         allow_private=(allow_private,),
     )
-    egress = Egress(settings)
+    egress = Egress(settings, listeners(settings.listen, {}))
     running = asyncio.create_task(egress.run())
     ready = asyncio.create_task(egress.ready.wait())
     await asyncio.wait([running, ready], return_when=asyncio.FIRST_COMPLETED)

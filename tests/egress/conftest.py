@@ -17,9 +17,11 @@ from cryptography.hazmat.primitives import serialization
 from mitmproxy import certs
 
 from egress.config import EgressSettings
+from egress.listener import listeners
 from egress.proxy import Egress
 from tests.egress.support.client import App
 from tests.egress.support.keyd import FakeKeyd, fake_keyd
+from tests.egress.support.process import toml
 from tests.egress.support.upstream import Script, Upstream, serving
 
 
@@ -69,6 +71,28 @@ async def keyd() -> AsyncIterator[FakeKeyd]:
         yield keyd
 
 
+type WriteConfig = Callable[..., Path]
+"""`config(key=value, …)` writes the test's egress.toml with these values."""
+
+
+@pytest.fixture
+def config(tmp_path: Path, keyd: FakeKeyd, pki: Pki) -> WriteConfig:
+    def write(**overrides: Any) -> Path:
+        values = {
+            "listen": "127.0.0.1:0",
+            "keyd_socket": keyd.socket,
+            "state_dir": str(tmp_path / "state"),
+            "allow_private": ["127.0.0.1"],
+            "upstream_ca_file": str(pki.upstream_ca),
+            **overrides,
+        }
+        file = tmp_path / "egress.toml"
+        file.write_text(toml(values))
+        return file
+
+    return write
+
+
 type RunEgress = Callable[..., AbstractAsyncContextManager[Egress]]
 
 
@@ -86,7 +110,8 @@ def run_egress(keyd: FakeKeyd, pki: Pki) -> RunEgress:
             "upstream_ca_file": str(pki.upstream_ca),
             **overrides,
         }
-        egress = Egress(EgressSettings(**values))
+        settings = EgressSettings(**values)
+        egress = Egress(settings, listeners(settings.listen, {}))
         running = asyncio.create_task(egress.run())
         ready = asyncio.create_task(egress.ready.wait())
         await asyncio.wait([running, ready], return_when=asyncio.FIRST_COMPLETED)

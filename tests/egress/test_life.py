@@ -7,41 +7,20 @@ import json
 import socket
 import ssl
 import stat
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from keyd import api
-from tests.egress.conftest import Pki
+from tests.egress.conftest import Pki, WriteConfig
 from tests.egress.support.client import App
 from tests.egress.support.keyd import SIGNATURE, FakeKeyd, refusal
-from tests.egress.support.process import EgressProcess, egress_process, toml
+from tests.egress.support.process import EgressProcess, egress_process
 from tests.egress.support.upstream import Connection, selling, serving
 from tests.egress.support.wire import paid_answer, payment_required, response
 
-type WriteConfig = Callable[..., Path]
-
 SELLER = selling(lambda _: paid_answer(), lambda _: payment_required())
-
-
-@pytest.fixture
-def config(tmp_path: Path, keyd: FakeKeyd, pki: Pki) -> WriteConfig:
-    def write(**overrides: Any) -> Path:
-        values = {
-            "listen": "127.0.0.1:0",
-            "keyd_socket": keyd.socket,
-            "state_dir": str(tmp_path / "state"),
-            "allow_private": ["127.0.0.1"],
-            "upstream_ca_file": str(pki.upstream_ca),
-            **overrides,
-        }
-        file = tmp_path / "egress.toml"
-        file.write_text(toml(values))
-        return file
-
-    return write
 
 
 async def refusal_to_start(config: Path) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from mitmproxy import certs, master
-from mitmproxy.addons import errorcheck, next_layer, proxyserver, tlsconfig
-from mitmproxy.proxy import layer, server
+from mitmproxy.addons import next_layer, proxyserver, tlsconfig
+from mitmproxy.proxy import layer, mode_servers, server
 from mitmproxy.proxy.layers import http, tcp
 from mitmproxy.proxy.layers.http import _http1, _http2
 
@@ -29,9 +29,13 @@ RELIED_ON: dict[str, tuple[Callable[..., Any] | type, str]] = {
         server.ConnectionHandler,
         "f7209a1273f3",
     ),
-    "egress/proxy.py (start, stop, listen_addrs)": (proxyserver.Proxyserver, "274ee0764207"),
+    "egress/listener.py (setup_servers), egress/proxy.py (connections)": (
+        proxyserver.Proxyserver,
+        "274ee0764207",
+    ),
     "egress/proxy.py (run)": (master.Master, "e466d3e6ff59"),
-    "egress/proxy.py (startup errors)": (errorcheck.ErrorCheck, "bc0b8e23f833"),
+    "egress/listener.py (_servers, handle_stream)": (mode_servers.AsyncioServerInstance, "d565bfefd6af"),
+    "egress/listener.py (_instances, update)": (proxyserver.Servers, "6c950fbed489"),
     "egress/origin.py (SNI is what is verified)": (tlsconfig.TlsConfig.tls_start_server, "2e2dc9c25670"),
     "egress/trust.py (names of the files)": (certs.CertStore.from_store, "202a158d9075"),
     "egress/addon.py (tcp_message, messages)": (tcp.TCPLayer, "5e842b94cd44"),

@@ -114,9 +114,9 @@ class FakeKeyd:
 
 
 @asynccontextmanager
-async def fake_keyd() -> AsyncIterator[FakeKeyd]:
+async def fake_keyd(socket: Path | None = None) -> AsyncIterator[FakeKeyd]:
     with tempfile.TemporaryDirectory(prefix="keyd") as folder:  # short: a socket path has 107 bytes
-        keyd = FakeKeyd(str(Path(folder) / "keyd.sock"))
+        keyd = FakeKeyd(str(socket or Path(folder) / "keyd.sock"))
         app = web.Application()
         app.router.add_post("/x402/sign", keyd.handle_sign)
         app.router.add_post("/x402/outcome", keyd.handle_outcome)

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+
+_AS_PASSED = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3, inheritable=True)
+os.environ |= {"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "egress"}
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 class EgressProcess:
@@ -44,12 +53,24 @@ def toml(values: dict[str, Any]) -> str:
 
 @asynccontextmanager
 async def egress_process(
-    config: Path, *, until_ready: bool = True, umask: int = -1
+    config: Path,
+    *,
+    until_ready: bool = True,
+    umask: int = -1,
+    environment: dict[str, str] | None = None,
+    passed: socket.socket | None = None,
 ) -> AsyncIterator[EgressProcess]:
+    """`passed`: handed over as systemd does (LISTEN_FDS)."""
+    python, descriptors = [sys.executable], []
+    if passed is not None:
+        descriptors = [passed.fileno()]
+        python += ["-c", _AS_PASSED, str(passed.fileno()), sys.executable]
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "egress", "--config", str(config)),
+        *(*python, "-m", "egress", "--config", str(config)),
         stderr=asyncio.subprocess.PIPE,
         umask=umask,
+        env={**os.environ, **(environment or {})},
+        pass_fds=descriptors,
     )
     egress = EgressProcess(process)
     try:

@@ -1,0 +1,72 @@
+"""Where applications connect: sockets that the service manager passed, or that egress binds itself."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from mitmproxy.addons import proxyserver
+from mitmproxy.proxy.mode_servers import RegularInstance
+
+from egress.config import split_listen
+from keyd.configfile import ConfigError
+from keyd.service_manager import passed_sockets
+
+BACKLOG: Final = 1024
+"""Connections that wait in the kernel while all workers are busy; it cuts this down to net.core.somaxconn."""
+_ACCEPT_AT_ONCE: Final = 1
+"""asyncio would take a whole burst of connections in one go, and leave nothing to workers that are idle."""
+
+
+def listeners(listen: str, environment: Mapping[str, str]) -> list[socket.socket]:
+    """The sockets that the service manager passed, or new ones for `listen`. Raises ConfigError."""
+    if passed := passed_sockets(environment):
+        for name, sock in passed:
+            if sock.family not in (socket.AF_INET, socket.AF_INET6) or sock.type != socket.SOCK_STREAM:
+                raise ConfigError(
+                    f"the service manager passed {name}, which is no TCP socket",
+                    "keep ListenStream=ADDRESS:PORT in the socket unit",
+                )
+        return [sock for _, sock in passed]
+    return _bound(listen)
+
+
+def _bound(listen: str) -> list[socket.socket]:
+    host, port = split_listen(listen)
+    bound: list[socket.socket] = []
+    try:
+        for family, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            # A name may have two addresses; both get the port that the first one got.
+            wanted = bound[0].getsockname()[1] if bound and port == 0 else port
+            sock = socket.create_server((address[0], wanted), family=family, backlog=BACKLOG)
+            sock.setblocking(False)
+            bound.append(sock)
+    except OSError as error:
+        for sock in bound:
+            sock.close()
+        fault = (error.strerror or str(error)).lower()
+        raise ConfigError(
+            f"cannot listen on {listen}: {fault}", "see `listen` in egress.toml; is egress running already?"
+        ) from None
+    return bound
+
+
+class Proxyserver(proxyserver.Proxyserver):
+    """mitmproxy's server on sockets that are bound already; workers share them."""
+
+    name = "proxyserver"  # by which the rest of mitmproxy finds this addon
+
+    def __init__(self, sockets: Sequence[socket.socket]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._sockets = sockets
+
+    async def setup_servers(self) -> bool:
+        instance: RegularInstance = RegularInstance.make("regular", self)
+        for sock in self._sockets:
+            server = await asyncio.start_server(instance.handle_stream, sock=sock, backlog=_ACCEPT_AT_ONCE)
+            sock.listen(BACKLOG)  # asyncio has set the kernel's to its own
+            instance._servers.append(server)
+        self.servers._instances[instance.mode] = instance
+        return True
