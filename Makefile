@@ -73,7 +73,7 @@ $(VENV)/runtime.stamp: pyproject.toml constraints.txt tools/make-venv tools/find
 
 $(VENV)/dev.stamp: $(VENV)/runtime.stamp
 	@echo '· installing development tools'
-	@$(PIP) --no-build-isolation -e '.[dev]'
+	@$(PIP) --no-build-isolation -e '.[bridge,dev]'
 	@touch $@
 
 # --ignore-scripts: the packages need none, and a package that is only data has no business running one.

@@ -54,6 +54,9 @@ class KeydClient:
     async def sign(self, request: api.SignRequest) -> api.SignReply:
         return await self._call("sign", api.SignReply, request)
 
+    async def quote(self, request: api.QuoteRequest) -> api.Quote:
+        return await self._call("quote", api.Quote, request)
+
     async def outcome(self, report: api.OutcomeReport) -> api.OutcomeReply:
         return await self._call("outcome", api.OutcomeReply, report)
 
@@ -86,6 +89,15 @@ class KeydClient:
 
     async def unfreeze(self) -> api.Frozen:
         return await self._call("unfreeze", api.Frozen)
+
+    async def session_open(self, request: api.SessionOpen) -> api.SessionOpened:
+        return await self._call("session_open", api.SessionOpened, request)
+
+    async def sessions(self) -> api.SessionList:
+        return await self._call("session_list", api.SessionList)
+
+    async def session_close(self, session_id: str) -> api.Session:
+        return await self._call("session_close", api.Session, resource=session_id)
 
     async def spend(self, *, by: api.SpendBy, since: str | None = None) -> api.Spend:
         query = {"by": by.value} | ({} if since is None else {"since": since})

@@ -30,6 +30,10 @@ class Kind(StrEnum):
     """"" → {by, reason, at}"""
     OVERRIDES = "overrides"
     """"" → the overrides in force"""
+    SESSION = "session"
+    """SHA-256 of a session's token → {id, label, caller, budget_usd_micros, expires_at}"""
+    SESSION_PAYMENT = "session_payment"
+    """session id "/" payment id → label of the session"""
     BASE = "base"
     """"" → the policy of keyd.toml at the last start"""
 

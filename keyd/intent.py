@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -38,6 +39,8 @@ class Intent:
     offers: tuple[PaymentRequirements | Unpayable, ...]
     resource_url: str | None
     wallet_id: str | None
+    session: str | None = None
+    """SHA-256 (hex) of the token of the session that the program says it runs in."""
     started_us: int | None = None
     """When the application's request arrived, Unix time in microseconds."""
     app_words: tuple[str | None, str | None] = (None, None)
@@ -68,6 +71,7 @@ class Intent:
             "max_spend": self.app_words[0],
             "path": self.path,
             "prefer": self.app_words[1],
+            "session": None if self.session is None else self.session[:16],
             "resource_url": None if self.resource_url is None else self.resource_url.partition("?")[0][:512],
             "x402_version": self.x402_version,
         }
@@ -83,9 +87,10 @@ def from_request(request: api.SignRequest) -> Intent:
         fingerprint=request.fingerprint,
         key=request.intent,
         x402_version=request.x402_version,
-        offers=tuple(_read(i, entry, request.x402_version) for i, entry in enumerate(request.offers)),
+        offers=read_offers(request.offers, request.x402_version),
         resource_url=request.resource_url,
         wallet_id=request.wallet_id,
+        session=request.session,
         started_us=request.started_at,
         app_words=(request.max_spend, request.prefer),
         limits=read_limits(request.max_spend, request.prefer),
@@ -131,6 +136,11 @@ def from_flat(request: api.FlatSignRequest, assets: AssetTable, now_s: int, call
         resource_url=None,
         wallet_id=request.wallet_id,
     )
+
+
+def read_offers(entries: Sequence[object], version: Any) -> tuple[PaymentRequirements | Unpayable, ...]:
+    """Every entry of `accepts`, each read alone."""
+    return tuple(_read(index, entry, version) for index, entry in enumerate(entries))
 
 
 def read_limits(maximum: str | None, pay: str | None) -> AppLimits | Unpayable:

@@ -37,6 +37,11 @@ _SPEND_BY: Final = {
     SpendBy.DAY: "SELECT day, usd_micros, calls FROM spend_total WHERE day BETWEEN ? AND ? ORDER BY day",
     SpendBy.ASSET: "SELECT network || ' ' || asset, SUM(iif(state = 'released', 0, usd_micros)) AS usd, COUNT(*)"
     " FROM payments WHERE day BETWEEN ? AND ? GROUP BY network, asset ORDER BY usd DESC",
+    # A fact of the kind session_payment has the key SESSION/PAYMENT; an id of a session has 16 digits.
+    SpendBy.SESSION: "SELECT json_extract(f.value, '$') || '/' || substr(f.key, 1, 16) AS session,"
+    " SUM(iif(p.state = 'released', 0, p.usd_micros)) AS usd, COUNT(*)"
+    " FROM facts f JOIN payments p ON p.payment_id = substr(f.key, 18)"
+    " WHERE f.kind = 'session_payment' AND p.day BETWEEN ? AND ? GROUP BY session ORDER BY usd DESC, session",
 }
 _FOREVER: Final = "9999-12-31"
 

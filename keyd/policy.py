@@ -1,11 +1,11 @@
 """The decision: which offer of a 402 is paid, or why none is. Pure, in a fixed order, one reason code each.
 
-1. is the caller known, and a payer?     caller_unknown, caller_not_allowed
+1. is the caller known, and a payer?     caller_unknown, caller_not_allowed, session_invalid
 2. switched on, and not frozen?          x402_disabled, frozen
 3. host denied? on the list? sound?      domain_denied, domain_not_allowed, host_quarantined
 4. which offers could be paid?           the reason against the offer that came furthest
 5. the cheapest of them                  cap_per_payment
-6. how often, and how much today?        rate_limit, budget_daily, _domain, _caller, _caller_domain
+6. how often, and how much today?        rate_limit, budget_daily, _domain, _caller, _caller_domain, _session
 7. as it was when first paid?            pin_pay_to, pin_asset, pin_price
 8. does a person have to agree?          approval_required
 """
@@ -29,6 +29,8 @@ from keyd.reasons import Reason
 EVERY_CALLER: Final = "*"
 
 
+MAX_SESSION_PAYMENTS: Final = 10_000
+"""Payments of one session: each decision in it adds them up, which takes milliseconds then."""
 MAX_SHOWN_PATH: Final = 80
 """Characters of a request's path in a question to a person."""
 
@@ -105,6 +107,17 @@ class Spent:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionStanding:
+    """The session that an intent is made in. Micro-USD."""
+
+    id: str
+    label: str
+    budget: int
+    spent: int
+    payments: int
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
     """What the record says about this intent's host, caller and day."""
 
@@ -117,6 +130,8 @@ class Standing:
     """None: this host was never paid."""
     pinned_price: int | None = None
     """Micro-USD of the first payment for this method and path; None: never paid for."""
+    session: SessionStanding | None = None
+    """None: the intent names none, or one that its caller may not use (`keyd.sessions.standing`)."""
     approved: frozenset[str] = frozenset()
     """Ids (`approval_id`) that a person has approved and that were not used up."""
 
@@ -164,6 +179,8 @@ def admit(intent: Intent, policy: Policy, standing: Standing) -> Deny | None:
         return Deny(Reason.CALLER_UNKNOWN, "egress cannot tell which program asks")
     if not policy.callers & {intent.caller, EVERY_CALLER}:
         return Deny(Reason.CALLER_NOT_ALLOWED, f"{intent.caller} is not in callers")
+    if intent.session is not None and standing.session is None:
+        return Deny(Reason.SESSION_INVALID, f"session {intent.session[:16]} is not open for {intent.caller}")
     if not policy.enabled:
         return Deny(Reason.X402_DISABLED, "payments are switched off")
     if standing.frozen:
@@ -225,6 +242,8 @@ def _limits(intent: Intent, policy: Policy, standing: Standing, offer: Offer) ->
         if limit is not None and used + offer.usd_micros > limit:
             figures = f"{format_usd(used)} of {format_usd(limit)} USD are spent today{whose}"
             yield Deny(reason, f"{price} USD for {domain} does not fit: {figures}")
+    if standing.session is not None and (excess := _beyond_session(standing.session, offer)):
+        yield Deny(Reason.BUDGET_SESSION, f"{price} USD for {domain} does not fit: {excess}")
 
 
 def _budgets(intent: Intent, policy: Policy, spent: Spent) -> Iterator[tuple[Reason, int | None, int, str]]:
@@ -244,6 +263,15 @@ def _budgets(intent: Intent, policy: Policy, spent: Spent) -> Iterator[tuple[Rea
             yield Reason.BUDGET_CALLER, rule.daily, spent.caller, by
         else:
             yield Reason.BUDGET_CALLER_DOMAIN, rule.daily, spent.caller_and_domain, by + at
+
+
+def _beyond_session(session: SessionStanding, offer: Offer) -> str | None:
+    if session.payments >= MAX_SESSION_PAYMENTS:
+        return f"session {session.label} made {session.payments} payments"
+    if session.spent + offer.usd_micros <= session.budget:
+        return None
+    figures = f"{format_usd(session.spent)} of {format_usd(session.budget)} USD"
+    return f"{figures} are spent in session {session.label}"
 
 
 def _holds(intent: Intent, policy: Policy, standing: Standing, offer: Offer) -> Iterator[tuple[Reason, str]]:

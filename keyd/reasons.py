@@ -24,6 +24,7 @@ class Reason(StrEnum):
     # keyd: the whole request
     CALLER_UNKNOWN = "caller_unknown"
     CALLER_NOT_ALLOWED = "caller_not_allowed"
+    SESSION_INVALID = "session_invalid"
     X402_DISABLED = "x402_disabled"
     DOMAIN_NOT_ALLOWED = "domain_not_allowed"
     DOMAIN_DENIED = "domain_denied"
@@ -36,6 +37,7 @@ class Reason(StrEnum):
     BUDGET_DOMAIN = "budget_domain"
     BUDGET_CALLER = "budget_caller"
     BUDGET_CALLER_DOMAIN = "budget_caller_domain"
+    BUDGET_SESSION = "budget_session"
     RATE_LIMIT = "rate_limit"
     PIN_PAY_TO = "pin_pay_to"
     PIN_ASSET = "pin_asset"
@@ -66,6 +68,7 @@ class Reason(StrEnum):
     ROLE_INSUFFICIENT = "role_insufficient"
     REQUEST_MALFORMED = "request_malformed"
     PAYMENT_UNKNOWN = "payment_unknown"
+    SESSION_UNKNOWN = "session_unknown"
     WALLET_EXISTS = "wallet_exists"
     PROPOSAL_UNKNOWN = "proposal_unknown"
     PROPOSAL_STALE = "proposal_stale"
@@ -110,6 +113,11 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
         "The user or proxy name that asked is not on the list of those who may pay.",
         "If it should pay, add it to `callers` under [x402] in keyd.toml: `uid:1000`, a user name, `@group` or "
         "`proxy:NAME`, and restart osmoda-keyd.",
+    ),
+    Reason.SESSION_INVALID: Explanation(
+        "The session that the program runs in has ended, has expired, or belongs to another user.",
+        "Start the task again: `keyctl x402 run --label NAME --budget USD -- CMD`. A session ends with the command "
+        "it was made for, and its token is worth nothing afterwards.",
     ),
     Reason.X402_DISABLED: Explanation(
         "Payments are switched off in keyd.",
@@ -161,9 +169,13 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
         "The payment would exceed what this caller may spend at this domain in a day.",
         "Wait until the next UTC day, or `keyctl x402 budget USD --caller CALLER --domain DOMAIN`.",
     ),
+    Reason.BUDGET_SESSION: Explanation(
+        "The payment would exceed the budget of the session that the program runs in.",
+        "Finish the task without it, or start it again with a larger `keyctl x402 run --budget USD`.",
+    ),
     Reason.RATE_LIMIT: Explanation(
-        "More payments in a minute than `payments_per_minute` allows.",
-        "Try again in a minute; if this is normal use, raise `payments_per_minute`.",
+        "More in a minute than is allowed: payments (`payments_per_minute`), or an agent's questions and changes.",
+        "Try again in a minute; if so many payments are normal use, raise `payments_per_minute`.",
     ),
     Reason.PIN_PAY_TO: Explanation(
         "The host wants to be paid to another address than when it was first paid.",
@@ -274,6 +286,10 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.PAYMENT_UNKNOWN: Explanation(
         "There is no payment with this id.",
         "`keyctl x402 payments` lists the payments that were made.",
+    ),
+    Reason.SESSION_UNKNOWN: Explanation(
+        "There is no such session of this user.",
+        "`keyctl x402 sessions` lists those that are open.",
     ),
     Reason.WALLET_EXISTS: Explanation(
         "A wallet with this label exists already, and is never overwritten.",

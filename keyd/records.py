@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any, Final
 
-from keyd import api, eip3009, facts, proposals
+from keyd import api, eip3009, facts, proposals, sessions
 from keyd.eip3009 import Authorization
 from keyd.evidence import Evidence
 from keyd.facts import Kind
@@ -24,7 +24,13 @@ from ledger.transaction import Transaction
 type Data = dict[str, Any]
 
 _BUDGETS: Final = frozenset(
-    {Reason.BUDGET_DAILY, Reason.BUDGET_DOMAIN, Reason.BUDGET_CALLER, Reason.BUDGET_CALLER_DOMAIN}
+    {
+        Reason.BUDGET_DAILY,
+        Reason.BUDGET_DOMAIN,
+        Reason.BUDGET_CALLER,
+        Reason.BUDGET_CALLER_DOMAIN,
+        Reason.BUDGET_SESSION,
+    }
 )
 
 
@@ -32,6 +38,7 @@ _BEFORE_OFFERS: Final = frozenset(
     {
         Reason.CALLER_UNKNOWN,
         Reason.CALLER_NOT_ALLOWED,
+        Reason.SESSION_INVALID,
         Reason.X402_DISABLED,
         Reason.FROZEN,
         Reason.DOMAIN_DENIED,
@@ -81,8 +88,9 @@ def signed(
     }
 
 
-def signed_facts(intent: Intent, decision: Allow, standing: Standing) -> Data:
-    """Pins what is paid for the first time, or what a person approved; an approval is used up."""
+def signed_facts(payment_id: str, intent: Intent, decision: Allow, standing: Standing) -> Data:
+    """Pins what is paid for the first time, or what a person approved; an approval is used up. In a session, the
+    payment becomes one of its own."""
     offer, changes = decision.offer, []
     if standing.pin is None or decision.approval is not None:
         pin = {"asset": offer.asset.address, "network": offer.asset.network, "pay_to": offer.pay_to}
@@ -92,7 +100,11 @@ def signed_facts(intent: Intent, decision: Allow, standing: Standing) -> Data:
         changes.append(facts.put(Kind.PRICE, key, offer.usd_micros))
     if decision.approval is not None:
         changes.append(facts.put(Kind.APPROVAL, decision.approval, None))
-    return {"facts": changes} if changes else {}
+    data: Data = {}
+    if (session := standing.session) is not None:
+        changes.append(sessions.payment_fact(session, payment_id))
+        data["session"] = {"id": session.id, "label": session.label}
+    return data | {"facts": changes} if changes else data
 
 
 def refusal(tx: Transaction, peer: Peer, intent: Intent, denial: Deny, suppressed: int) -> Deny:

@@ -23,8 +23,10 @@ from keyd.reasons import Reason
 from keyd.routes.ledger import LedgerRoutes
 from keyd.routes.payments import PaymentRoutes
 from keyd.routes.policy import PolicyRoutes
+from keyd.routes.sessions import SessionRoutes
 from keyd.routes.wallets import WalletRoutes
 from keyd.service import Service
+from keyd.sessions import Sessions
 from keyd.views import Views
 from ledger.errors import LedgerError
 
@@ -46,6 +48,7 @@ class Server:
     ) -> None:
         self.service = service
         self.admin = admin
+        self.sessions = Sessions(service.ledger, service.entropy)
         self.views = Views(service.ledger, service.policies)
         self._roles = roles
         self._clock = clock
@@ -61,6 +64,7 @@ class Server:
             "health": self._health,
             **PaymentRoutes(self.service, self.views, self._clock).handlers(),
             **PolicyRoutes(self.service, self.admin, self.views, self._roles, self._clock).handlers(),
+            **SessionRoutes(self.service, self.sessions, self._roles, self._clock).handlers(),
             **WalletRoutes(self.service, self._clock).handlers(),
             **LedgerRoutes(self.service.ledger).handlers(),
         }

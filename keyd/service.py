@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from keyd import api, eip3009, evidence, payments, records, standing
+from keyd import api, eip3009, evidence, payments, quotes, records, standing
 from keyd.eip3009 import Authorization
 from keyd.evidence import Signed
 from keyd.floods import Flood
@@ -84,7 +84,7 @@ class Service:
         self.wallets = wallets
         self.policies = policies
         self.default_wallet = default_wallet
-        self._entropy = entropy
+        self.entropy = entropy
         self._proof_sources = proof_sources
         self._refusals = Flood(REFUSALS_PER_MINUTE)
 
@@ -120,14 +120,14 @@ class Service:
             pay_to=verdict.offer.pay_to,
             value=verdict.offer.amount,
             window_s=verdict.offer.window_s,
-            nonce=self._entropy(32),
+            nonce=self.entropy(32),
             now_s=now_s,
         )
-        payment_id = self._entropy(16).hex()
+        payment_id = self.entropy(16).hex()
         data = records.signed(
             payment_id, intent, asked, payer.label, verdict.offer, authorization, now_s, day
         )
-        data |= records.signed_facts(intent, verdict.allowed, record)
+        data |= records.signed_facts(payment_id, intent, verdict.allowed, record)
         data |= self._shadow(tx, intent, payer, record)
         tx.append("x402.payment.signed", str(peer), data)
         return Recorded(payment_id, verdict.offer, authorization, payer, repeat=False)
@@ -140,6 +140,13 @@ class Service:
         if isinstance(stricter, Allow):
             return {}
         return {"would_refuse": {"code": stricter.reason.value, "detail": stricter.detail}}
+
+    def quote(self, intent: Intent, now_us: int) -> api.Quote:
+        """What the decision would be at `now_us`. Leaves no trace."""
+        payer = self.open_wallet(self.default_wallet)
+        return self.ledger.read(
+            lambda db: quotes.quote(db, intent, self.policies.governing(db), payer, now_us)
+        )
 
     # -- told what became of it ---------------------------------------------------------------------------
 

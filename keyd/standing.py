@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from keyd import facts, payments
+from keyd import facts, payments, sessions
 from keyd.facts import Kind
 from keyd.intent import Intent
 from keyd.policy import Pin, Policy, Spent, Standing
@@ -25,6 +25,7 @@ def load(db: sqlite3.Connection, intent: Intent, policy: Policy, *, now_s: int, 
         quarantined=policy.quarantine_after is not None and trouble >= policy.quarantine_after,
         pin=None if pin is None else Pin(pin["network"], pin["asset"], pin["pay_to"]),
         pinned_price=_pinned_price(db, intent),
+        session=sessions.standing(db, intent.session, intent.caller, now_s),
         approved=frozenset(key for key, until in approvals.items() if now_s <= until),
     )
 

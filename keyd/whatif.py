@@ -24,7 +24,9 @@ from keyd.reasons import Reason
 
 RATE_WINDOW_S: Final = 60
 
-NOT_REPLAYED: Final = frozenset({Reason.WALLET_MISSING, Reason.WALLET_UNREADABLE})
+NOT_REPLAYED: Final = frozenset(
+    {Reason.WALLET_MISSING, Reason.WALLET_UNREADABLE, Reason.SESSION_INVALID, Reason.BUDGET_SESSION}
+)
 """Refusals that no policy decides: they stand as they were."""
 
 REPEATS: Final = frozenset({Reason.COOL_DOWN, Reason.INTENT_OPEN_TERMS_CHANGED, Reason.INTENT_UNRESOLVED})

@@ -69,6 +69,20 @@ from keyd.api.policy import (
     PolicyView,
     Proposal,
 )
+from keyd.api.quotes import (
+    Quote,
+    QuotedOffer,
+    QuoteRequest,
+)
+from keyd.api.sessions import (
+    MAX_SESSION_S,
+    Session,
+    SessionId,
+    SessionLabel,
+    SessionList,
+    SessionOpen,
+    SessionOpened,
+)
 from keyd.api.wallets import (
     Wallet,
     WalletCreate,
@@ -82,6 +96,7 @@ __all__ = [
     "ENDPOINTS",
     "MAX_BODY",
     "MAX_OFFERS",
+    "MAX_SESSION_S",
     "Authorization",
     "BudgetChange",
     "BudgetView",
@@ -118,8 +133,17 @@ __all__ = [
     "PolicyReset",
     "PolicyView",
     "Proposal",
+    "Quote",
+    "QuoteRequest",
+    "QuotedOffer",
     "Refusal",
     "Role",
+    "Session",
+    "SessionId",
+    "SessionLabel",
+    "SessionList",
+    "SessionOpen",
+    "SessionOpened",
     "SignReply",
     "SignRequest",
     "Spend",

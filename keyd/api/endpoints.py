@@ -18,6 +18,7 @@ _EVERYONE = frozenset(Role)
 ENDPOINTS: Final[Mapping[str, Endpoint]] = {
     "health": Endpoint("GET", "/health", _EVERYONE),
     "sign": Endpoint("POST", "/x402/sign", frozenset({Role.EGRESS})),
+    "quote": Endpoint("POST", "/x402/quote", frozenset({Role.ADMIN, Role.AGENT})),
     "outcome": Endpoint("POST", "/x402/outcome", frozenset({Role.EGRESS})),
     "policy": Endpoint("GET", "/x402/policy", frozenset({Role.EGRESS, Role.ADMIN, Role.AGENT})),
     "policy_change": Endpoint("PATCH", "/x402/policy", frozenset({Role.ADMIN, Role.AGENT})),
@@ -26,6 +27,9 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = {
     "reject": Endpoint("POST", "/x402/proposals/{id}/reject", frozenset({Role.ADMIN})),
     "freeze": Endpoint("POST", "/x402/freeze", frozenset({Role.ADMIN, Role.AGENT})),
     "unfreeze": Endpoint("POST", "/x402/unfreeze", frozenset({Role.ADMIN})),
+    "session_open": Endpoint("POST", "/x402/sessions", frozenset({Role.ADMIN, Role.AGENT})),
+    "session_list": Endpoint("GET", "/x402/sessions", frozenset({Role.ADMIN, Role.AGENT})),
+    "session_close": Endpoint("POST", "/x402/sessions/{id}/close", frozenset({Role.ADMIN, Role.AGENT})),
     "spend": Endpoint("GET", "/x402/spend", frozenset({Role.ADMIN, Role.AGENT})),
     "payments": Endpoint("GET", "/x402/payments", frozenset({Role.ADMIN, Role.AGENT})),
     "payment": Endpoint("GET", "/x402/payments/{id}", frozenset({Role.ADMIN, Role.AGENT})),

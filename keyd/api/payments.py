@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, StringConstraints, model_validator
 from keyd.api.base import MAX_OFFERS, CallerName, Hex32, Label, Message, Text
 from keyd.api.ledger import LedgerEntry
 
+Method = Annotated[str, StringConstraints(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}$")]
 TxHash = Annotated[str, StringConstraints(pattern=r"^0x[0-9a-f]{64}$")]
 
 
@@ -63,13 +64,15 @@ class SignRequest(Message):
     """
 
     origin: Origin
-    method: Annotated[str, StringConstraints(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]{1,32}$")]
+    method: Method
     path: Annotated[str, StringConstraints(max_length=2048)]
     """Path of the request without its query, for the record; egress clips it."""
     fingerprint: Hex32
     intent: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = None
     caller: Caller | None = None
     """None: egress cannot say. keyd pays for nobody whom it does not know."""
+    session: Hex32 | None = None
+    """SHA-256 of the session token that came with the request; the token itself stays in egress."""
     x402_version: Literal[1, 2]
     offers: Annotated[list[Any], Field(min_length=1, max_length=MAX_OFFERS)]
     resource_url: Text | None = None
@@ -224,10 +227,11 @@ class SpendBy(StrEnum):
     CALLER = "caller"
     DAY = "day"
     ASSET = "asset"
+    SESSION = "session"
 
 
 class SpendRow(Message):
-    """One line of `GET /x402/spend`: `key` is a domain, caller, day or SYMBOL@network, as `by` says."""
+    """One line of `GET /x402/spend`: `key` is a domain, caller, day, SYMBOL@network or LABEL/ID, as `by` says."""
 
     key: str
     usd: str
@@ -235,7 +239,7 @@ class SpendRow(Message):
 
 
 class Spend(Message):
-    """`GET /x402/spend?by=domain|caller|day|asset&since=YYYY-MM-DD`: what counts as spent, the dearest first."""
+    """`GET /x402/spend?by=domain|caller|day|asset|session&since=YYYY-MM-DD`: what counts as spent, the dearest first."""
 
     by: SpendBy
     since: str

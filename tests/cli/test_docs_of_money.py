@@ -13,7 +13,7 @@ import pytest
 from keyd import api, eip3009, evidence, payments, policy, proposals
 from keyd.domains import DomainPattern
 from keyd.intent import Intent, from_request
-from keyd.policy import Allow, BudgetRule, Deny, Pin, Policy, Spent, Standing, decide
+from keyd.policy import Allow, BudgetRule, Deny, Pin, Policy, SessionStanding, Spent, Standing, decide
 from ledger import states
 from tests.keyd.conftest import PAYER, POLICY, SELLER, USDC, offer, sign_request
 
@@ -32,7 +32,7 @@ def rows(page: str, header: str) -> list[list[str]]:
 
 OTHER = "0x857b06519E91e3A54538791bDbb0E22373e36b66"
 EVERYTHING_WRONG = (
-    {"caller": None, "max_spend": "much", "offers": [offer(scheme="upto")]},
+    {"caller": None, "session": "0" * 64, "max_spend": "much", "offers": [offer(scheme="upto")]},
     replace(
         POLICY,
         callers=frozenset(),
@@ -73,6 +73,7 @@ def standing_with(**changes: Any) -> Callable[[Case], Case]:
 PUT_RIGHT: dict[str, Callable[[Case], Case]] = {
     "caller_unknown": request_with(caller={"uid": 1000}),
     "caller_not_allowed": policy_with(callers=frozenset({"uid:1000"})),
+    "session_invalid": standing_with(session=SessionStanding("0" * 16, "research", 0, 0, 0)),
     "x402_disabled": policy_with(enabled=True),
     "frozen": standing_with(frozen=False),
     "domain_denied": policy_with(denied_domains=()),
@@ -86,6 +87,7 @@ PUT_RIGHT: dict[str, Callable[[Case], Case]] = {
     "budget_domain": policy_with(daily_budget_per_domain=None),
     "budget_caller": policy_with(daily_budget_per_caller=None, budgets=(BudgetRule(None, "uid:1001", 0),)),
     "budget_caller_domain": policy_with(daily_budget_per_caller_and_domain=None),
+    "budget_session": standing_with(session=SessionStanding("0" * 16, "research", 1_000, 0, 0)),
     "pin_asset": standing_with(pin=Pin("eip155:84532", USDC, OTHER)),
     "pin_pay_to": standing_with(pin=Pin("eip155:84532", USDC, SELLER)),
     "pin_price": standing_with(pinned_price=500),
@@ -122,8 +124,8 @@ def test_the_order_in_which_an_offer_is_judged_is_the_one_that_is_written() -> N
 
 
 def test_the_codes_that_a_repeat_can_meet_are_as_many_as_it_says() -> None:
-    assert len(list(iter_admissions())) == 7
-    assert "The first seven are asked of the repeat" in POLICY_PAGE
+    assert len(list(iter_admissions())) == 8
+    assert "The first eight are asked of the repeat" in POLICY_PAGE
 
 
 def iter_admissions() -> Iterator[Deny]:

@@ -151,20 +151,21 @@ def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
         limits: Limits | None = None,
         *,
         enforce: bool = True,
+        folder: Path = tmp_path,
     ) -> Rig:
         clock, entropy = clock or Clock(), entropy or Entropy()
-        ledger = Ledger.open(tmp_path / "ledger.sqlite3", clock=clock)
+        ledger = Ledger.open(folder / "ledger.sqlite3", clock=clock)
         ledgers.append(ledger)
-        wallets = Keystore(tmp_path / "wallets", Secret(bytes(32)), entropy)
+        wallets = Keystore(folder / "wallets", Secret(bytes(32)), entropy)
         if not any(info.label == "default" for info in wallets.list()):
             wallets.store("default", parse_private_key(DEV_KEY), 0)
         policies = Policies(policy, limits=limits, enforce=enforce)
         service = Service(
             ledger=ledger, wallets=wallets, policies=policies, default_wallet="default", entropy=entropy
         )
-        overrides = tmp_path / "overrides.toml"
+        overrides = folder / "overrides.toml"
         admin = Admin(ledger=ledger, policies=policies, overrides_file=overrides, entropy=entropy)
-        return Rig(service, ledger, clock, wallets, tmp_path, admin, Views(ledger, policies))
+        return Rig(service, ledger, clock, wallets, folder, admin, Views(ledger, policies))
 
     yield make
     for ledger in ledgers:

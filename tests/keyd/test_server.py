@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import AsyncIterator, Callable
@@ -19,6 +20,7 @@ from keyd.assets import DEFAULT_ASSETS
 from keyd.client import KeydClient, KeydRefused, KeydUnreachable
 from keyd.floods import WINDOW_US
 from keyd.peer import Roles
+from keyd.quotes import QUOTES_PER_MINUTE
 from keyd.server import Server
 from tests.keyd.conftest import DEV_KEY, PAYER, SELLER, Rig, offer, sign_request
 
@@ -31,11 +33,13 @@ class Keyd:
     def __init__(self, rig: Rig, socket: Path) -> None:
         self.rig = rig
         self.socket = socket
-        self.server = Server(rig.service, rig.admin, Roles({}, {}), rig.clock)
+        self._uids: dict[Role, frozenset[int]] = dict.fromkeys(Role, frozenset())
+        roles = Roles(self._uids, dict.fromkeys(Role, frozenset()))
+        self.server = Server(rig.service, rig.admin, roles, rig.clock)
 
     def grant(self, *roles: Role) -> None:
-        uids = {role: frozenset({os.getuid()}) if role in roles else frozenset() for role in Role}
-        self.server._roles = Roles(uids, dict.fromkeys(Role, frozenset()))
+        for role in Role:
+            self._uids[role] = frozenset({os.getuid()}) if role in roles else frozenset()
 
     async def raw(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
         data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
@@ -264,3 +268,31 @@ def test_every_endpoint_has_a_handler_and_a_role(make_rig: Callable[..., Rig]) -
     assert declared <= served
     assert all(e.roles for e in api.ENDPOINTS.values())
     assert {m for m, _ in served} <= {"GET", "POST", "PATCH", "HEAD"}
+
+
+async def test_a_session_is_opened_listed_and_closed(keyd: Keyd, client: KeydClient) -> None:
+    keyd.grant(Role.AGENT, Role.EGRESS)
+    opened = await client.session_open(api.SessionOpen(label="research", budget_usd="0.001"))
+    assert opened.session.caller == f"uid:{os.getuid()}"
+    assert opened.session.expires_at == keyd.rig.clock.now_us // 1_000_000 + 24 * 3600
+    digest = hashlib.sha256(opened.token.encode()).hexdigest()
+    assert digest.startswith(opened.session.id)
+    await client.sign(sign_request(session=digest, caller={"uid": os.getuid()}))
+    [listed] = (await client.sessions()).sessions
+    assert (listed.id, listed.spent) == (opened.session.id, "0.001")
+    assert (await client.session_close(listed.id)).spent == "0.001"
+    assert (await client.sessions()).sessions == []
+    with pytest.raises(KeydRefused, match="session_unknown"):
+        await client.session_close(listed.id)
+
+
+async def test_quotes_are_bounded_by_the_minute_and_cost_nothing(keyd: Keyd, client: KeydClient) -> None:
+    keyd.grant(Role.AGENT)
+    request = api.QuoteRequest(
+        origin=sign_request().origin, path="/weather", x402_version=2, offers=[offer()]
+    )
+    for _ in range(QUOTES_PER_MINUTE):
+        assert (await client.quote(request)).verdict == "pay"
+    with pytest.raises(KeydRefused, match="rate_limit"):
+        await client.quote(request)
+    assert keyd.rig.entries() == []

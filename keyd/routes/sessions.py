@@ -1,0 +1,65 @@
+"""The endpoints of sessions and quotes: what a task may spend, and what something would cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from aiohttp import web
+
+from keyd import api, quotes
+from keyd.api import Role
+from keyd.floods import Flood
+from keyd.http import Handlers, Refused, parse, peer_of_request, respond
+from keyd.peer import Roles
+from keyd.policy import Deny
+from keyd.reasons import Reason
+from keyd.service import Service
+from keyd.sessions import Sessions
+
+
+class SessionRoutes:
+    def __init__(self, service: Service, sessions: Sessions, roles: Roles, clock: Callable[[], int]) -> None:
+        self._service = service
+        self._sessions = sessions
+        self._roles = roles
+        self._clock = clock
+        self._quotes = Flood(quotes.QUOTES_PER_MINUTE)
+
+    def handlers(self) -> Handlers:
+        """By the names of `keyd.api.ENDPOINTS`."""
+        return {
+            "quote": self.quote,
+            "session_open": self.open,
+            "session_list": self.list,
+            "session_close": self.close,
+        }
+
+    async def quote(self, request: web.Request) -> web.Response:
+        peer, now_us = peer_of_request(request), self._clock()
+        message = await parse(request, api.QuoteRequest)
+        if self._quotes.note(str(peer), now_us) is None:
+            raise Refused(Reason.RATE_LIMIT, f"more than {quotes.QUOTES_PER_MINUTE} quotes in a minute")
+        return respond(self._service.quote(quotes.intent_of(message, str(peer)), now_us))
+
+    async def open(self, request: web.Request) -> web.Response:
+        message = await parse(request, api.SessionOpen)
+        opened = await self._sessions.open(peer_of_request(request), message)
+        if isinstance(opened, Deny):
+            raise Refused(opened.reason, opened.detail)
+        return respond(opened)
+
+    async def list(self, request: web.Request) -> web.Response:
+        peer = peer_of_request(request)
+        now_s = self._clock() // 1_000_000
+        return respond(self._sessions.list(peer, now_s, of_anybody=self._is_admin(request)))
+
+    async def close(self, request: web.Request) -> web.Response:
+        closed = await self._sessions.close(
+            peer_of_request(request), request.match_info["id"], of_anybody=self._is_admin(request)
+        )
+        if isinstance(closed, Deny):
+            raise Refused(closed.reason, closed.detail, 404)
+        return respond(closed)
+
+    def _is_admin(self, request: web.Request) -> bool:
+        return Role.ADMIN in self._roles.of(peer_of_request(request))
