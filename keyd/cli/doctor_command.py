@@ -18,11 +18,11 @@ import click
 from keyd import api
 from keyd.cli.context import Invocation, invocation
 from keyd.cli.doctor import accounts, daemon, files, network, units
-from keyd.cli.doctor.command import run as run_command
-from keyd.cli.doctor.command import run_quietly
 from keyd.cli.doctor.findings import Finding, Level, fault, good, note, report, skipped
 from keyd.cli.errors import CliError
 from keyd.cli.ledger_commands import entries_between
+from keyd.cli.subprocesses import run as run_command
+from keyd.cli.subprocesses import run_quietly
 from keyd.cli.trust_files import system_bundle
 from keyd.client import KeydClient
 from keyd.config import Settings

@@ -9,9 +9,9 @@ from itertools import pairwise
 from typing import Final
 
 from keyd import api
-from keyd.cli.doctor.command import Runner
 from keyd.cli.doctor.findings import Finding, fault, good, note, skipped
 from keyd.cli.render import usd
+from keyd.cli.subprocesses import Runner
 from ledger import chain, entry
 from ledger.errors import CanonicalError, LedgerError
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from keyd.cli.doctor.accounts import CONNECT
-from keyd.cli.doctor.command import Done, Runner
 from keyd.cli.doctor.files import AS_ROOT
 from keyd.cli.doctor.findings import Finding, fault, good, note, skipped
+from keyd.cli.subprocesses import Done, Runner
 
 SOCKET: Final = "osmoda-keyd.socket"
 _UNITS: Final = (

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from keyd import api
-from keyd.cli.doctor.command import Done
 from keyd.cli.doctor.daemon import check_chain, check_clock, check_health, check_policy
 from keyd.cli.doctor.findings import Level
+from keyd.cli.subprocesses import Done
 from ledger import chain, entry
 from tests.cli.views import POLICY, PROPOSAL
 

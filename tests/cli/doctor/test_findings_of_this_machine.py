@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from keyd.cli.doctor.accounts import check_accounts
-from keyd.cli.doctor.command import Done, run, run_quietly
 from keyd.cli.doctor.files import LITTLE_BYTES, NO_BYTES, Expected, check_files, check_space, installation
 from keyd.cli.doctor.findings import Level
 from keyd.cli.doctor.units import check_credential, check_socket, check_units, judge_unit, parse_units
+from keyd.cli.subprocesses import Done, run, run_quietly
 from keyd.config import Settings
 
 USERS = {"osmoda-keyd": 901, "osmoda-egress": 902, "osmoda-reconcile": 903}

@@ -1,4 +1,4 @@
-"""Runs the programs of the system that know what a check wants to know."""
+"""Runs programs of the system: those that know what keyctl wants to know, and those that change it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-LIMIT_S: Final = 20.0  # systemd-creds asks a TPM, which takes seconds; anything longer hangs
+LIMIT_S: Final = 60.0  # update-ca-certificates with Java takes half a minute on a slow machine; longer hangs
 
 
 @dataclass(frozen=True, slots=True)
