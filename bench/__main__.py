@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench/results"
 DOCUMENT = ROOT / "docs/benchmarks.md"
 
-MODULES: tuple[str, ...] = ()
+MODULES = ("keyd",)
 """In the order in which they run. Each is `bench/NAME.py` with `comparisons(stage)`, and has its markers
 `<!-- bench NAME -->` in docs/benchmarks.md. It may have `versions()`: those of its peers."""
 

@@ -1,0 +1,58 @@
+"""keyd with a wallet and a budget that no bench can spend, and the SDK that it is measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bench.process import Worker
+from bench.signing import DOMAIN, NETWORK
+from demo.programs import ProgramFailed
+from demo.stack import Keyd
+
+ROOT = Path(__file__).resolve().parents[1]
+SDK_PYTHON = ROOT / ".cache/bench/venv-sdk/bin/python"
+SDK_SCRIPT = ROOT / "bench/peers/sdk.py"
+X402: Mapping[str, Any] = {
+    "daily_budget_usd": "1000000.00",
+    "max_payment_usd": "0.10",
+    "networks": [NETWORK],
+    "allowed_domains": [DOMAIN],
+    "quarantine_after": 0,  # what is only signed for a figure is never delivered
+}
+
+
+@contextmanager
+def keyd_with_wallet(folder: Path, **x402: Any) -> Iterator[Keyd]:
+    """A running keyd that pays `bench.signing.DOMAIN`. `x402` overrides settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    keyd = Keyd(folder, {**X402, **x402})
+    keyctl(keyd, "init")
+    keyd.start()
+    try:
+        keyctl(keyd, "wallet", "create", "default")
+        yield keyd
+    finally:
+        keyd.stop()
+
+
+def keyctl(keyd: Keyd, *arguments: str) -> str:
+    done = keyd.keyctl(*arguments)
+    if done.returncode != 0:
+        raise ProgramFailed(f"keyctl {' '.join(arguments)}: {done.stderr}")
+    return done.stdout
+
+
+def sdk() -> Worker:
+    """The official SDK. Raises FileNotFoundError if it is not installed."""
+    if not SDK_PYTHON.exists():
+        raise FileNotFoundError("the peers of the benches are not installed: run `make bench`")
+    return Worker([SDK_PYTHON, SDK_SCRIPT])
+
+
+def sdk_versions() -> dict[str, str]:
+    with sdk() as worker:
+        versions: dict[str, str] = worker.ask({"versions": None})
+        return versions
