@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from egress.destinations import AllowedPrivate
+from egress.proxy_address import ProxyAddress
 from keyd.api import DEFAULT_SOCKET, CallerName, Hex32
 from keyd.configfile import TomlSettings
 from keyd.domains import DomainPattern
@@ -25,6 +26,11 @@ def _private_destination(text: str) -> str:
 
 def _domain(text: str) -> str:
     return str(DomainPattern.parse(text))
+
+
+def _proxy(text: SecretStr) -> SecretStr:
+    ProxyAddress.parse(text.get_secret_value())
+    return text
 
 
 class X402Settings(BaseModel):
@@ -62,6 +68,11 @@ class EgressSettings(TomlSettings):
     """Hosts (`host` or `host:port`) that may be reached although their address is private or loopback."""
     allowed_domains: tuple[Annotated[str, AfterValidator(_domain)], ...] = ()
     """Where any traffic may go, paid or not, written as keyd's `allowed_domains`; empty: everywhere."""
+    upstream_proxy: Annotated[SecretStr, AfterValidator(_proxy)] | None = None
+    """Another proxy, through which everything but `allow_private` goes: `http://host:port`, with
+    `user:password@` before the host if it wants a credential."""
+    upstream_proxy_credential_file: str | None = None
+    """File with the line `user:password`, so that the credential need not stand here."""
     upstream_ca_file: str | None = None
     """PEM file of certificate authorities trusted for upstream TLS, besides those of the system."""
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
@@ -78,6 +89,15 @@ class EgressSettings(TomlSettings):
         names = [caller.name for caller in self.callers]
         if len(set(names)) != len(names):
             raise ValueError("two of [[callers]] have the same name")
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_credential(self) -> Self:
+        if self.upstream_proxy_credential_file is not None:
+            if self.upstream_proxy is None:
+                raise ValueError("upstream_proxy_credential_file is of no use without upstream_proxy")
+            if ProxyAddress.parse(self.upstream_proxy.get_secret_value()).credential is not None:
+                raise ValueError("upstream_proxy and upstream_proxy_credential_file both have a credential")
         return self
 
     @property

@@ -118,6 +118,11 @@ class AllowedPrivate:
         return normal_host(host) == self.host and self.port in (None, port)
 
 
+def covered(entries: Iterable[AllowedPrivate], host: str, port: int) -> bool:
+    """Whether one of `entries` covers the destination."""
+    return any(entry.covers(host, port) for entry in entries)
+
+
 class AllowedDomains:
     """egress's own `allowed_domains`: where any traffic may go. Without entries: everywhere.
 

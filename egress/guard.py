@@ -18,7 +18,7 @@ from typing import Any, Final
 from mitmproxy import http
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
-from egress.destinations import AllowedDomains, AllowedPrivate, is_private
+from egress.destinations import AllowedDomains, AllowedPrivate, covered, is_private, is_private_name
 from keyd.reasons import Reason
 
 
@@ -68,9 +68,17 @@ class DestinationRefused(OSError):
 class Guard:
     """mitmproxy addon. Filters the destinations of all upstream connections of this process."""
 
-    def __init__(self, allow_private: Iterable[AllowedPrivate], allowed_domains: AllowedDomains) -> None:
+    def __init__(
+        self,
+        allow_private: Iterable[AllowedPrivate],
+        allowed_domains: AllowedDomains,
+        *,
+        behind_proxy: bool = False,
+    ) -> None:
+        """`behind_proxy`: names are looked up elsewhere, except those that `allow_private` covers."""
         self._allow_private = tuple(allow_private)
         self._allowed_domains = allowed_domains
+        self._behind_proxy = behind_proxy
 
     def install(self, loop: asyncio.AbstractEventLoop) -> None:
         """Put the filter into `loop`'s resolver, which `asyncio.open_connection` uses."""
@@ -88,17 +96,12 @@ class Guard:
         if data.server.address is None:
             return
         host, port = data.server.address[0], data.server.address[1]
-        _destination.set((host, port))
+        proxied = self._behind_proxy and not self._allows(host, port)
+        _destination.set(None if proxied else (host, port))
         if not self._allowed_domains.covers(host, port):
             data.server.error = NOT_ALLOWED.mark
-        elif self._is_refused_literal(host, port):
+        elif not self._allows(host, port) and _is_private_spelling(host, known_by_name_only=proxied):
             data.server.error = PRIVATE.mark
-
-    def _is_refused_literal(self, host: str, port: int) -> bool:
-        try:
-            return is_private(host) and not self._allows(host, port)
-        except ValueError:
-            return False  # a name: the resolver decides
 
     def _permitted(self, destination: tuple[str, int], found: list[_AddressInfo]) -> list[_AddressInfo]:
         host, port = destination
@@ -116,7 +119,14 @@ class Guard:
         return permitted
 
     def _allows(self, host: str, port: int) -> bool:
-        return any(entry.covers(host, port) for entry in self._allow_private)
+        return covered(self._allow_private, host, port)
+
+
+def _is_private_spelling(host: str, *, known_by_name_only: bool) -> bool:
+    try:
+        return is_private(host)
+    except ValueError:  # a name: the resolver decides, if it is ours
+        return known_by_name_only and is_private_name(host)
 
 
 def refusal_in(error: str | None) -> Refusal | None:

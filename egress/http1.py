@@ -25,12 +25,15 @@ from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     RequestEndOfMessage,
+    RequestHeaders,
     RequestTrailers,
     ResponseEndOfMessage,
     ResponseHeaders,
     ResponseProtocolError,
     ResponseTrailers,
 )
+
+from egress import upstream
 
 MAX_HEAD: Final = 512 * 1024
 """Bytes of a message's start line and headers. PAYMENT-REQUIRED may take 128 KiB of it; ordinary heads are
@@ -91,6 +94,12 @@ class Http1Client(_Http1Connection, stock.Http1Client):
 
     ReceiveTrailers = ResponseTrailers
     _answer_begun = False
+
+    def send(self, event: HttpEvent) -> layer.CommandGenerator[None]:
+        if isinstance(event, RequestHeaders):
+            request = upstream.for_proxy(event.request, self.conn)
+            event = RequestHeaders(event.stream_id, request, event.end_stream)
+        yield from super().send(event)
 
     def read_headers(self, event: events.ConnectionEvent) -> layer.CommandGenerator[None]:
         if isinstance(event, events.DataReceived) and self.request:

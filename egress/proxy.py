@@ -28,7 +28,9 @@ from egress.layers import PayNextLayer
 from egress.listener import Proxyserver, listeners
 from egress.payer import Payer
 from egress.policy import PayablePolicy
+from egress.proxy_address import ProxyAddress
 from egress.status import Status
+from egress.upstream import UpstreamProxy
 from keyd.api import Origin
 from keyd.client import KeydClient
 from keyd.service_manager import Notifier
@@ -157,18 +159,13 @@ class Egress:
         extra = Path(settings.upstream_ca_file) if settings.upstream_ca_file else None
         http1.install()
         http2.install()
-        guard = Guard(
-            (AllowedPrivate.parse(entry) for entry in settings.allow_private),
-            AllowedDomains(settings.allowed_domains),
-        )
-        guard.install(asyncio.get_running_loop())
         master = Master(Options())
         master.addons.add(  # type: ignore[no-untyped-call]
             core.Core(),
             self._proxyserver,
             self._layers,
             tlsconfig.TlsConfig(),
-            guard,
+            *_routing(settings, asyncio.get_running_loop()),
             self._identity,
             self._x402,
             _OnRunning(self._announce),
@@ -186,6 +183,22 @@ class Egress:
         if self.settings.intercept == "all":
             return True
         return self.settings.pays and self.policy.covers(origin)
+
+
+def _routing(settings: EgressSettings, loop: asyncio.AbstractEventLoop) -> list[object]:
+    """The addons that decide where connections go, and put it into effect in `loop`. Raises ConfigError."""
+    allow_private = [AllowedPrivate.parse(entry) for entry in settings.allow_private]
+    allowed_domains = AllowedDomains(settings.allowed_domains)
+    guard = Guard(allow_private, allowed_domains, behind_proxy=settings.upstream_proxy is not None)
+    guard.install(loop)
+    if settings.upstream_proxy is None:
+        return [guard]
+    address = ProxyAddress.parse(settings.upstream_proxy.get_secret_value())
+    if settings.upstream_proxy_credential_file is not None:
+        address = address.with_credential_of(Path(settings.upstream_proxy_credential_file))
+    proxy = UpstreamProxy(address, direct=allow_private)
+    proxy.install(loop)
+    return [guard, proxy]
 
 
 async def serve(settings: EgressSettings) -> None:

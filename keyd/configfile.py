@@ -74,7 +74,8 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
         return f"unknown key {key!r}{did_you_mean} (known: {', '.join(known)})"
     if mistake["type"] == "missing":
         return f"key {key!r} is missing"
-    return f"{key}: {mistake['msg'].removeprefix('Value error, ')}"
+    fault = mistake["msg"].removeprefix("Value error, ")
+    return f"{key}: {fault}" if key else fault  # without a key: several of them do not fit together
 
 
 def _known_keys(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:

@@ -10,6 +10,8 @@ let
   file = import ./config-file.nix { inherit lib pkgs; };
   option = "services.osmoda.egress.x402";
 
+  unit = "osmoda-egress.service";
+  credential = cfg.upstreamProxyCredentialFile;
   service = import ./unit.nix { inherit lib; } package ../systemd/osmoda-egress.service;
 
   written =
@@ -18,8 +20,10 @@ let
       "enable"
       "maxRetries"
       "settings"
+      "upstreamProxyCredentialFile"
     ])
     // {
+      upstream_proxy_credential_file = if credential == null then null else "/run/credentials/${unit}/upstream-proxy";
       state_dir = "/var/lib/osmoda-egress"; # StateDirectory= of the unit
       callers = map file.keys cfg.callers;
       x402 = file.keys { inherit (cfg) enable maxRetries; };
@@ -30,6 +34,7 @@ in
   config = lib.mkIf cfg.enable {
     assertions = [
       (file.namesNothingTwice option written cfg.settings)
+      (file.outsideStore "${option}.upstreamProxyCredentialFile" credential)
       (file.meetsKeyd "${option}.keydSocket" cfg.keydSocket config.services.osmoda.keyd.x402)
     ];
 
@@ -43,6 +48,7 @@ in
           # Time for the streams under way, and 15 s for what comes after them.
           TimeoutStopSec = "${toString (builtins.ceil cfg.drainSeconds + 15)}s";
         }
+        // lib.optionalAttrs (credential != null) { LoadCredential = "upstream-proxy:${credential}"; }
         # Process ids and units of callers are looked for in /proc.
         // lib.optionalAttrs (cfg.identify == "process") { ProtectProc = "default"; };
     };

@@ -31,6 +31,10 @@ in
       "Hosts (`host` or `host:port`) that may be reached although their address is private or loopback.";
     allowedDomains = option (types.listOf types.str) [ ]
       "Where any traffic may go, paid or not, written as keyd's allowed domains. Empty: everywhere.";
+    upstreamProxy = optional (types.strMatching "http://[^@/]+:[0-9]{1,5}")
+      "Another proxy on the way out, `http://host:port`; its credential has an option of its own.";
+    upstreamProxyCredentialFile = optional t.secretPath
+      "File with one line `user:password` for it, outside the store, as root may read it.";
     upstreamCaFile = optional types.path
       "PEM file of certificate authorities trusted for upstream TLS, besides those of the system.";
     drainSeconds = option (types.numbers.between 0 3600) 30.0

@@ -86,6 +86,8 @@ def test_egress_gets_its_settings(nix: Nix) -> None:
       listen = "127.0.0.1:3128";
       drainSeconds = 2.5;
       allowPrivate = [ "127.0.0.1:4021" ];
+      upstreamProxy = "http://proxy.example:3128";
+      upstreamProxyCredentialFile = "/run/secrets/proxy";
       callers = [ { name = "ci"; tokenSha256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"; } ];
     }; }"""
     built = load(EgressSettings, nix.build("egress.toml", settings))
@@ -93,6 +95,9 @@ def test_egress_gets_its_settings(nix: Nix) -> None:
     assert (built.listen, built.drain_seconds) == ("127.0.0.1:3128", 2.5)
     assert built.allow_private == ("127.0.0.1:4021",)
     assert [caller.name for caller in built.callers] == ["ci"]
+    assert built.upstream_proxy is not None
+    assert built.upstream_proxy.get_secret_value() == "http://proxy.example:3128"
+    assert built.upstream_proxy_credential_file == "/run/credentials/osmoda-egress.service/upstream-proxy"
 
 
 def test_the_reconciler_gets_its_networks(nix: Nix) -> None:

@@ -85,6 +85,7 @@ def test_a_new_configuration_restarts_the_daemon(nix: Nix, service: str) -> None
         ),
         (keyd('budgets = [ { dailyUsd = "1"; perDay = 1; } ];'), "budgets.[0].perDay' does not exist"),
         (egress("maxRetries = 2;"), "maxRetries' is not of type"),
+        (egress('upstreamProxy = "http://user:secret@proxy:3128";'), "upstreamProxy' is not of type"),
         (egress('intercept = "none";'), "intercept' is not of type"),
         (egress('callers = [ { name = "ci"; tokenSha256 = "secret"; } ];'), "tokenSha256' is not of type"),
         (reconcile('networks = [ { network = "eip155:1"; rpc = [ ]; } ];'), "rpc' is not of type"),
@@ -100,6 +101,10 @@ def test_a_wrong_type_or_name_ends_the_evaluation(nix: Nix, settings: str, says:
     ("settings", "says"),
     [
         (keyd('kekCredential.path = builtins.toFile "kek" "0123";'), "kekCredential.path is"),
+        (
+            egress('upstreamProxyCredentialFile = builtins.toFile "c" "u:p";'),
+            "egress.x402.upstreamProxyCredentialFile is",
+        ),
         (reconcile('configFile = builtins.toFile "r" "";'), "reconcile.x402.configFile is"),
         (keyd('settings.x402.daily_budget_usd = "9";'), "sets x402.daily_budget_usd, which"),
         (keyd('settings.x402.approve_above_usd = "9";'), "sets x402.approve_above_usd, which"),

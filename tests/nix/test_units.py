@@ -132,6 +132,12 @@ def test_keyd_keeps_what_its_key_depends_on(rendered: dict[str, Unit]) -> None:
             {("Service", "TimeoutStopSec"): ["106s"]},
         ),
         (
+            """services.osmoda.egress.x402 = {
+              upstreamProxy = "http://proxy:3128"; upstreamProxyCredentialFile = "/run/secrets/proxy"; };""",
+            "osmoda-egress.service",
+            {("Service", "LoadCredential"): ["upstream-proxy:/run/secrets/proxy"]},
+        ),
+        (
             'services.osmoda.egress.x402.identify = "process";',
             "osmoda-egress.service",
             {("Service", "ProtectProc"): ["default"]},

@@ -24,7 +24,9 @@ class App:
         tls: ssl.SSLContext | None = None,
         *,
         sni: str | None = None,
+        host: str = "127.0.0.1",
     ) -> None:
+        self.host = host
         self.egress = egress
         self.upstream = upstream
         self.tls = tls
@@ -36,7 +38,7 @@ class App:
         if self.upstream.scheme == "https":
             await self.tunnel()
             if self.tls is not None:
-                await self.writer.start_tls(self.tls, server_hostname=self.sni or "127.0.0.1")
+                await self.writer.start_tls(self.tls, server_hostname=self.sni or self.host)
         return self
 
     async def __aexit__(
@@ -45,7 +47,7 @@ class App:
         self.writer.close()
 
     async def tunnel(self) -> Message:
-        authority = f"127.0.0.1:{self.upstream.port}"
+        authority = f"{self.host}:{self.upstream.port}"
         self.writer.write(f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n".encode())
         head = await self.reader.readuntil(b"\r\n\r\n")
         self.connect_answer = Message(head.decode().split("\r\n")[0], [])
@@ -54,9 +56,10 @@ class App:
     async def send(
         self, path: str = "/a", *, method: str = "GET", body: bytes | None = None, **headers: str
     ) -> None:
-        target = self.upstream.url(path) if self.upstream.scheme == "http" else path
+        authority = f"{self.host}:{self.upstream.port}"
+        target = f"http://{authority}{path}" if self.upstream.scheme == "http" else path
         fields = {
-            "Host": f"127.0.0.1:{self.upstream.port}",
+            "Host": authority,
             **{_name(key): value for key, value in headers.items()},
         }
         if body is not None and "Transfer-Encoding" not in fields:
