@@ -1,4 +1,4 @@
-"""Reads a TOML configuration file into a pydantic-settings model; every mistake becomes a sentence.
+"""Reads a TOML configuration file into a pydantic model; every mistake becomes a sentence.
 
 The file is the only source: environment variables cannot widen what an administrator wrote.
 """
@@ -11,13 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 
 class ConfigError(Exception):
@@ -28,28 +22,17 @@ class ConfigError(Exception):
         self.hint = hint
 
 
-class TomlSettings(BaseSettings):
+class TomlSettings(BaseModel):
     """Base of a daemon's settings. Build it with `load`."""
 
-    model_config = SettingsConfigDict(extra="forbid", frozen=True)
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return (init_settings,)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 def load[Model: TomlSettings](model: type[Model], path: Path) -> Model:
     """Raises ConfigError: file missing or unreadable, not TOML, unknown key, bad value."""
     try:
-        path.open("rb").close()  # the source below reads a missing file as an empty one
-        values = TomlConfigSettingsSource(model, path)()
+        with path.open("rb") as file:
+            values = tomllib.load(file)
     except OSError as error:
         hint = "name the right file with --config, or create it: README.md has an example"
         raise ConfigError(f"cannot read {path}: {error.strerror}", hint) from None

@@ -30,7 +30,6 @@ python3Packages.buildPythonApplication {
     mitmproxy
     pycryptodome
     pydantic
-    pydantic-settings
     structlog
     tomli-w
   ];
