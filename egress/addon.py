@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 import structlog
-from mitmproxy import ctx, http, tcp
+from mitmproxy import ctx, http
 from mitmproxy.addons.proxyserver import Proxyserver
 from pydantic import ValidationError
 
@@ -215,10 +215,6 @@ class X402Addon:
         if refusal := guard.refusal_in(flow.server_conn.error):
             flow.response = refusal.response()
             flow.response.headers[EGRESS_HEADER] = f"rejected; reason={refusal.reason}"
-
-    def tcp_message(self, flow: tcp.TCPFlow) -> None:
-        """mitmproxy would keep every message of an upgraded connection in memory until it ends."""
-        flow.messages.clear()
 
 
 def strip_request_headers(headers: http.Headers) -> None:

@@ -3,7 +3,8 @@
 - 1xx answers (103 Early Hints) hang the request: they are handed on, and the final answer is awaited;
 - trailers of a chunked body crash the connection, in both directions: they are handed on;
 - the head of a message may grow without limit: it is bounded;
-- a lost connection does not tell whether any of the answer had arrived: `AnswerBrokenOff` does.
+- a lost connection does not tell whether any of the answer had arrived: `AnswerBrokenOff` does;
+- what an application sends ahead of the answer that it waits for is kept without limit: it is left in the socket.
 
 `install` puts these classes in the place of mitmproxy's own, which HttpLayer names directly.
 """
@@ -34,6 +35,7 @@ from mitmproxy.proxy.layers.http._events import (
 )
 
 from egress import upstream
+from egress.flow_control import QUEUE_LIMIT, PauseReading, ReadingHook, ResumeReading
 
 MAX_HEAD: Final = 512 * 1024
 """Bytes of a message's start line and headers. PAYMENT-REQUIRED may take 128 KiB of it; ordinary heads are
@@ -64,6 +66,18 @@ class _Http1Connection(stock.Http1Connection):
 
     ReceiveTrailers: type[RequestTrailers | ResponseTrailers]
     trailers_to_send: http.Headers | None = None
+    _paused_by_stream = False
+    _reads = True
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, PauseReading | ResumeReading):
+            self._paused_by_stream = isinstance(event, PauseReading)
+        else:
+            yield from super()._handle_event(event)
+        ahead = self.state == self.wait and len(self.buf) > QUEUE_LIMIT
+        if self._reads is (self._paused_by_stream or ahead):
+            self._reads = not self._reads
+            yield ReadingHook(self.conn, self._reads)
 
     def read_body(self, event: events.Event) -> layer.CommandGenerator[None]:
         if type(self.body_reader) is ChunkedReader:

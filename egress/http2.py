@@ -1,20 +1,156 @@
-"""HTTP/2 as mitmproxy 12.2.3 speaks it, with one gap closed: 1xx answers (103 Early Hints) are swallowed there."""
+"""HTTP/2 as mitmproxy 12.2.3 speaks it, with its gaps closed:
+
+- 1xx answers (103 Early Hints) are swallowed: they are handed on;
+- every byte is acknowledged at once, and what the other side has no window for is kept without limit: a stream that
+  cannot be passed on gets no more window.
+"""
 
 from __future__ import annotations
 
 import time
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, Final
 
+import h2.config
+import h2.connection
 import h2.events
 from mitmproxy import http
-from mitmproxy.proxy import layer
+from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers.http import _http2 as stock
-from mitmproxy.proxy.layers.http._base import ReceiveHttp
-from mitmproxy.proxy.layers.http._events import ResponseHeaders
+from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
+from mitmproxy.proxy.layers.http._events import (
+    RequestData,
+    RequestProtocolError,
+    ResponseData,
+    ResponseHeaders,
+    ResponseProtocolError,
+)
+from mitmproxy.proxy.layers.http._http_h2 import BufferedH2Connection, SendH2Data
+
+from egress.flow_control import QUEUE_LIMIT, PauseReading, ResumeReading, SendingPaused, SendingResumed
+
+STREAM_WINDOW: Final = 2 * 1024 * 1024
+"""Bytes of one stream that a peer may send before they are acknowledged: 20 MB/s at 100 ms of round trip. This much
+of a stream can come to lie in egress when its reader stops."""
+CONNECTION_WINDOW: Final = 16 * 1024 * 1024
+"""The same for all streams of a connection together. As many as fit into it can stand still before they hold up
+the others."""
 
 
-class Http2Client(stock.Http2Client):
+class PacedH2Connection(BufferedH2Connection):
+    """Acknowledges data of paused streams only once they go on."""
+
+    def __init__(self, config: h2.config.H2Configuration) -> None:
+        super().__init__(config)
+        self.local_settings.initial_window_size = STREAM_WINDOW
+        self.local_settings.acknowledge()
+        self._unacknowledged: dict[int, int] = {}
+        """Paused streams, and the bytes received on each since."""
+
+    def initiate_connection(self) -> None:
+        h2.connection.H2Connection.initiate_connection(self)
+        self.increment_flow_control_window(CONNECTION_WINDOW - self.inbound_flow_control_window)
+
+    def acknowledge_received_data(self, acknowledged_size: int, stream_id: int) -> None:
+        if stream_id in self._unacknowledged:
+            self._unacknowledged[stream_id] += acknowledged_size
+        else:
+            super().acknowledge_received_data(acknowledged_size, stream_id)
+
+    def pause(self, stream_id: int) -> None:
+        self._unacknowledged.setdefault(stream_id, 0)
+
+    def resume(self, stream_id: int) -> None:
+        """Safe for streams that are not paused, or closed: then the bytes come back to the connection alone."""
+        if size := self._unacknowledged.pop(stream_id, 0):
+            super().acknowledge_received_data(size, stream_id)
+
+    def backlog(self, stream_id: int) -> int:
+        """Bytes that wait for the peer's window."""
+        return sum(len(piece.data) for piece in self.stream_buffers.get(stream_id, ()))
+
+    def send_data(self, stream_id: int, data: Any, end_stream: bool = False, pad_length: None = None) -> None:
+        """As stock, but small pieces that wait are joined: each costs ten times its one byte."""
+        waiting = self.stream_buffers.get(stream_id)
+        if waiting and len(waiting[-1].data) + len(data) <= self.max_outbound_frame_size:
+            _join(waiting, data, end_stream)
+        else:
+            super().send_data(stream_id, data, end_stream, pad_length)
+
+
+def _join(waiting: deque[SendH2Data], data: bytes, end_stream: bool) -> None:
+    last = waiting.pop().data
+    joined = last if isinstance(last, bytearray) else bytearray(last)
+    joined += data
+    waiting.append(SendH2Data(joined, end_stream))  # type: ignore[arg-type]
+
+
+class _PacedConnection(stock.Http2Connection):
+    """What is the same towards servers and applications: pausing and being paused, stream by stream."""
+
+    h2_conn: PacedH2Connection
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type]
+        self._overfull: set[int] = set()
+        """Streams of which more waits here than should; their stream layers know."""
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, PauseReading):
+            if (own := self._own_id(event.stream_id)) is not None:
+                self.h2_conn.pause(own)
+            return
+        if isinstance(event, ResumeReading):
+            if (own := self._own_id(event.stream_id)) is not None:
+                self.h2_conn.resume(own)
+                yield from self._flush()
+            return
+        stream_id = event.stream_id if isinstance(event, HttpEvent) else 0  # stock overwrites it
+        yield from super()._handle_event(event)
+        if isinstance(event, RequestData | ResponseData):
+            if stream_id not in self._overfull and self._backlog(stream_id) > QUEUE_LIMIT:
+                self._overfull.add(stream_id)
+                yield ReceiveHttp(SendingPaused(stream_id, self.conn))
+        elif isinstance(event, RequestProtocolError | ResponseProtocolError):
+            self._overfull.discard(stream_id)
+        elif self._overfull:
+            for stream_id in self._with_room(self._overfull):
+                self._overfull.discard(stream_id)
+                yield ReceiveHttp(SendingResumed(stream_id, self.conn))
+
+    def _with_room(self, stream_ids: Iterable[int]) -> list[int]:
+        return [stream_id for stream_id in stream_ids if self._backlog(stream_id) <= QUEUE_LIMIT // 2]
+
+    def _flush(self) -> layer.CommandGenerator[None]:
+        if data := self.h2_conn.data_to_send():
+            yield commands.SendData(self.conn, data)
+
+    def _own_id(self, stream_id: int) -> int | None:
+        """The number that the peer knows the stream by; None: it has not begun yet."""
+        return stream_id
+
+    def _backlog(self, stream_id: int) -> int:
+        own = self._own_id(stream_id)
+        return 0 if own is None else self.h2_conn.backlog(own)
+
+
+class Http2Server(_PacedConnection, stock.Http2Server):
+    """Towards applications."""
+
+
+class Http2Client(_PacedConnection, stock.Http2Client):
     """Towards servers."""
+
+    def _own_id(self, stream_id: int) -> int | None:
+        return self.our_stream_id.get(stream_id)
+
+    def _backlog(self, stream_id: int) -> int:
+        """Also what waits for its turn because the server allows no more streams."""
+        queued = self.stream_queue.get(stream_id, ())
+        waiting = sum(len(event.data) for event in queued if isinstance(event, RequestData))
+        return waiting + super()._backlog(stream_id)
 
     def handle_h2_event(self, event: h2.events.Event) -> layer.CommandGenerator[bool]:
         if not isinstance(event, h2.events.InformationalResponseReceived):
@@ -38,5 +174,7 @@ class Http2Client(stock.Http2Client):
 
 
 def install() -> None:
-    """Make mitmproxy use this class, in this process. Safe to repeat."""
-    http_layers.Http2Client = Http2Client  # type: ignore[attr-defined]
+    """Make mitmproxy use these classes, in this process. Safe to repeat."""
+    stock.BufferedH2Connection = PacedH2Connection  # type: ignore[attr-defined]
+    http_layers.Http2Client = Http2Client  # type: ignore[attr-defined,assignment]
+    http_layers.Http2Server = Http2Server  # type: ignore[attr-defined,assignment]

@@ -19,15 +19,15 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 from mitmproxy import http
+from mitmproxy.connection import Connection
 from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.layers import tcp
 from mitmproxy.proxy.layers.http import (
     DropStream,
     GetHttpConnection,
-    HttpLayer,
-    HttpStream,
     SendHttp,
     is_h3_alpn,
 )
@@ -48,6 +48,7 @@ from mitmproxy.proxy.layers.http._hooks import HttpRequestHook, HttpResponseHead
 
 from egress import guard
 from egress.exchange import EGRESS_HEADER, Exchange, Payment
+from egress.flow_control import PacedStream
 from egress.http1 import AnswerBrokenOff
 from egress.origin import connected_origin
 from egress.x402 import MAX_BODY as MAX_402_BODY
@@ -114,7 +115,7 @@ class _Deadline(commands.RequestWakeup):
         self.stream = stream
 
 
-class PayStream(HttpStream):
+class PayStream(PacedStream):
     """One request and its answer; a 402 may be paid once."""
 
     _origin: Origin | None = None
@@ -335,7 +336,7 @@ class PayStream(HttpStream):
             stream_id = self._alias = (
                 self.stream_id + 1
             )  # odd ids are the client's, so no stream has this one
-            self._http_layer().streams[stream_id] = self
+            self.http_layer.streams[stream_id] = self
         # From here the payment counts as sent, whatever happens to the connection.
         payment.sent, self._held = True, None
         body, trailers = self._request_body(), request.trailers
@@ -405,6 +406,10 @@ class PayStream(HttpStream):
 
     def flow_done(self) -> layer.CommandGenerator[None]:
         yield from super().flow_done()
+        if isinstance(
+            self.child_layer, tcp.TCPLayer
+        ):  # upgraded: a plain pipe, whose messages nobody looks at
+            self.child_layer.flow = None
         yield from self._drop_alias()
         if (body := self._exchange.body) is not None:
             body.discard()
@@ -413,8 +418,10 @@ class PayStream(HttpStream):
         if self._alias is not None:
             yield DropStream(self._alias)
 
-    def _http_layer(self) -> HttpLayer:
-        return cast(HttpLayer, self.context.layers[self.context.layers.index(self) - 1])
+    def stream_id_at(self, connection: Connection) -> int:
+        if self._alias is not None and connection is self.context.server:
+            return self._alias
+        return self.stream_id
 
 
 def _multiplexed(alpn: bytes | None) -> bool:

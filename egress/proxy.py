@@ -18,7 +18,7 @@ from mitmproxy.master import Master
 from mitmproxy.options import Options
 from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
 
-from egress import http1, http2, trust
+from egress import flow_control, http1, http2, trust
 from egress.addon import X402Addon
 from egress.config import EgressSettings
 from egress.destinations import AllowedDomains, AllowedPrivate
@@ -157,6 +157,7 @@ class Egress:
         settings = self.settings
         ca = trust.prepare_ca(Path(settings.state_dir))
         extra = Path(settings.upstream_ca_file) if settings.upstream_ca_file else None
+        flow_control.install()
         http1.install()
         http2.install()
         master = Master(Options())

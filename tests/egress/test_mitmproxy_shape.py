@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
@@ -13,7 +15,7 @@ from mitmproxy import certs, master
 from mitmproxy.addons import next_layer, proxyserver, tlsconfig
 from mitmproxy.proxy import layer, mode_servers, server
 from mitmproxy.proxy.layers import http, tcp
-from mitmproxy.proxy.layers.http import _http1, _http2
+from mitmproxy.proxy.layers.http import _http1, _http2, _http_h2
 
 RELIED_ON: dict[str, tuple[Callable[..., Any] | type, str]] = {
     "egress/paystream.py (states, check_killed, flow_done)": (http.HttpStream, "baaac4f7cdb3"),
@@ -23,6 +25,12 @@ RELIED_ON: dict[str, tuple[Callable[..., Any] | type, str]] = {
     "egress/http1.py (read_headers towards servers)": (_http1.Http1Client, "706b7a68f280"),
     "egress/http1.py (read_headers towards applications)": (_http1.Http1Server, "cc8428d0bb6f"),
     "egress/http2.py, egress/paystream.py (stream ids)": (_http2.Http2Client, "a113056f7d2b"),
+    "egress/http2.py (acknowledgements, send_data)": (_http2.Http2Connection, "f18f3940fd55"),
+    "egress/http2.py (stream_buffers, windows)": (_http_h2.BufferedH2Connection, "f983b7220f47"),
+    "egress/flow_control.py (handle_connection, drain_writers)": (
+        mode_servers.ProxyConnectionHandler,
+        "10e340d70b3f",
+    ),
     "egress/layers.py (choice of layers)": (next_layer.NextLayer, "f1d53b3127c3"),
     "egress/paystream.py (blocking hooks, queued events)": (layer.Layer, "e98dedd896fb"),
     "egress/guard.py (hook and connect in one task), egress/proxy.py": (
@@ -56,6 +64,21 @@ def test_the_private_parts_of_mitmproxy_are_those_that_were_read(user: str) -> N
 
 
 def test_the_classes_that_egress_replaces_are_looked_up_by_name() -> None:
-    for name in ("Http1Client", "Http1Server", "Http2Client"):
+    for name in ("Http1Client", "Http1Server", "Http2Client", "Http2Server"):
         creators = inspect.getsource(http.HttpClient) + inspect.getsource(http.HttpLayer)
         assert f"{name}(" in creators, f"mitmproxy no longer creates {name} by its name in layers.http"
+    for name, creator in {
+        "BufferedH2Connection": _http2.Http2Connection.__init__,
+        "ProxyConnectionHandler": mode_servers.ServerInstance.handle_stream,
+    }.items():
+        assert f"{name}(" in inspect.getsource(creator), f"mitmproxy no longer creates {name} by its name"
+
+
+def test_the_addons_that_egress_does_not_use_are_not_loaded() -> None:
+    """mitmproxy's own list of addons costs 12 MB; were one of its modules renamed, it would come back unseen."""
+    code = "import egress.__main__, sys; print(*sorted(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert "mitmproxy.addons.proxyserver" in loaded
+    assert {"flask", "ldap3", "mitmproxy.addons.onboarding", "mitmproxy.contentviews"}.isdisjoint(loaded)

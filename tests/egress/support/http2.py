@@ -23,6 +23,8 @@ class Stream:
     def __init__(self, connection: Http2Connection, stream_id: int, message: Message) -> None:
         self.connection, self.id, self.message = connection, stream_id, message
         self.complete = asyncio.Event()
+        self.pieces: list[bytes] = []
+        """Of the request's body, joined in `message` once it is complete."""
 
     @property
     def paid(self) -> bool:
@@ -37,6 +39,11 @@ class Stream:
         self.connection.h2.send_data(self.id, data, end_stream=end)
         await self.connection.flush()
 
+    async def window(self, size: int) -> None:
+        """Return when `size` bytes may be sent."""
+        while self.connection.h2.local_flow_control_window(self.id) < size:
+            await self.connection.news()
+
     async def trailers(self, headers: dict[str, str]) -> None:
         self.connection.h2.send_headers(self.id, list(headers.items()), end_stream=True)
         await self.connection.flush()
@@ -46,7 +53,48 @@ class Stream:
         await self.connection.flush()
 
 
-class Http2Connection:
+class _Acknowledging:
+    """Gives the other side its window back as data comes, except on the streams in `hold`."""
+
+    h2: h2.connection.H2Connection
+
+    def __init__(self) -> None:
+        self.hold: set[int] = set()
+        self._held: dict[int, int] = {}
+        self._news = asyncio.Event()
+
+    def open(self) -> None:
+        self.h2.initiate_connection()
+        self.h2.increment_flow_control_window(
+            1 << 20
+        )  # so that one stream that is held leaves room for others
+
+    async def news(self) -> None:
+        """Return when something has been received."""
+        await self._news.wait()
+
+    async def flush(self) -> None:
+        raise NotImplementedError
+
+    def acknowledge(self, event: h2.events.DataReceived) -> None:
+        size = event.flow_controlled_length
+        if event.stream_id in self.hold:
+            self._held[event.stream_id] = self._held.get(event.stream_id, 0) + size
+        else:
+            self.h2.acknowledge_received_data(size, event.stream_id)
+
+    async def let_go(self, stream_id: int) -> None:
+        self.hold.discard(stream_id)
+        if held := self._held.pop(stream_id, 0):
+            self.h2.acknowledge_received_data(held, stream_id)
+        await self.flush()
+
+    def tell(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
+
+
+class Http2Connection(_Acknowledging):
     def __init__(
         self,
         reader: asyncio.StreamReader,
@@ -54,6 +102,7 @@ class Http2Connection:
         script: Http2Script,
         upstream: Upstream,
     ) -> None:
+        super().__init__()
         self.reader, self.writer, self.script, self.upstream = reader, writer, script, upstream
         self.h2 = h2.connection.H2Connection(
             h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
@@ -69,12 +118,13 @@ class Http2Connection:
         self.writer.transport.abort()
 
     async def run(self) -> None:
-        self.h2.initiate_connection()
+        self.open()
         await self.flush()
         async with asyncio.TaskGroup() as scripts:
             while data := await self.reader.read(65536):
                 for event in self.h2.receive_data(data):
                     self._handle(event, scripts)
+                self.tell()
                 await self.flush()
 
     def _handle(self, event: h2.events.Event, scripts: asyncio.TaskGroup) -> None:
@@ -85,10 +135,12 @@ class Http2Connection:
             stream = self.streams[event.stream_id] = Stream(self, event.stream_id, message)
             scripts.create_task(self.script(stream))
         elif isinstance(event, h2.events.DataReceived):
-            self.streams[event.stream_id].message.body += event.data
-            self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+            self.streams[event.stream_id].pieces.append(event.data)
+            self.acknowledge(event)
         elif isinstance(event, h2.events.StreamEnded):
-            self.streams[event.stream_id].complete.set()
+            stream = self.streams[event.stream_id]
+            stream.message.body = b"".join(stream.pieces)
+            stream.complete.set()
         elif isinstance(event, h2.events.StreamReset):
             self.resets.put_nowait(event.stream_id)
 
@@ -121,43 +173,86 @@ async def serving_http2(script: Http2Script, tls: ssl.SSLContext) -> AsyncIterat
     assert upstream.failures == []
 
 
-class Http2App:
+class Http2App(_Acknowledging):
     """An application with one HTTP/2 connection through egress. Use as `async with Http2App(app) as app:`."""
 
     def __init__(self, app: App) -> None:
+        super().__init__()
         self.app = app
         self.h2 = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
         self.seen: dict[int, list[str]] = {}
+        self.received: dict[int, int] = {}
+        """Bytes of answers' bodies, by stream."""
+        self.sent: dict[int, int] = {}
+        """Bytes of `send_body`, by stream."""
 
     async def __aenter__(self) -> Self:
         await self.app.__aenter__()
-        self.h2.initiate_connection()
+        self.open()
+        await self.flush()
+        self._reading = asyncio.create_task(self._read())
         return self
 
     async def __aexit__(self, *exception: object) -> None:
+        self._reading.cancel()
         self.app.writer.close()
 
-    async def request(self, path: str, headers: dict[str, str] | None = None) -> int:
+    async def flush(self) -> None:
+        await self.app.write(self.h2.data_to_send())
+
+    async def request(self, path: str, headers: dict[str, str] | None = None, *, end: bool = True) -> int:
         stream_id = self.h2.get_next_available_stream_id()
         authority = f"127.0.0.1:{self.app.upstream.port}"
         pseudo = {":method": "GET", ":scheme": "https", ":authority": authority, ":path": path}
-        self.h2.send_headers(stream_id, list({**pseudo, **(headers or {})}.items()), end_stream=True)
-        await self.app.write(self.h2.data_to_send())
+        self.h2.send_headers(stream_id, list({**pseudo, **(headers or {})}.items()), end_stream=end)
         self.seen[stream_id] = []
+        await self.flush()
         return stream_id
+
+    async def send(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
+        self.h2.send_data(stream_id, data, end_stream=end)
+        await self.flush()
+
+    async def send_body(self, stream_id: int, size: int) -> None:
+        """Send `size` bytes, as the window allows it, and end the request."""
+        self.sent[stream_id] = 0
+        while (left := size - self.sent[stream_id]) > 0:
+            if window := min(self.h2.local_flow_control_window(stream_id), 16_384, left):
+                await self.send(stream_id, bytes(window))
+                self.sent[stream_id] += window
+            else:
+                await self.news()
+        await self.send(stream_id, b"", end=True)
 
     async def reset(self, stream_id: int) -> None:
         self.h2.reset_stream(stream_id)
-        await self.app.write(self.h2.data_to_send())
+        await self.flush()
 
     async def until(self, stream_id: int, last: str) -> list[str]:
         """Everything seen on the stream, once `last` is."""
         while last not in self.seen[stream_id]:
-            for event in self.h2.receive_data(await self.app.reader.read(65536)):
-                if text := _shown(event):
-                    self.seen[event.stream_id].append(text)  # type: ignore[attr-defined]
-            await self.app.write(self.h2.data_to_send())
+            if self._reading.done():
+                self._reading.result()
+                raise EOFError(self.seen)
+            await self.news()
         return self.seen[stream_id]
+
+    async def _read(self) -> None:
+        try:
+            while data := await self.app.reader.read(65536):
+                for event in self.h2.receive_data(data):
+                    self._handle(event)
+                await self.flush()
+                self.tell()
+        finally:
+            self.tell()
+
+    def _handle(self, event: h2.events.Event) -> None:
+        if isinstance(event, h2.events.DataReceived):
+            self.received[event.stream_id] = self.received.get(event.stream_id, 0) + len(event.data)
+            self.acknowledge(event)
+        if text := _shown(event):
+            self.seen[event.stream_id].append(text)  # type: ignore[attr-defined]
 
 
 def _shown(event: h2.events.Event) -> str | None:
@@ -168,7 +263,7 @@ def _shown(event: h2.events.Event) -> str | None:
         case h2.events.ResponseReceived():
             return str(event.headers[0][1])
         case h2.events.DataReceived():
-            return event.data.decode() or None
+            return event.data.decode() if 0 < len(event.data) < 1024 else None
         case h2.events.TrailersReceived():
             return " ".join(["trailers", *(f"{name}={value}" for name, value in event.headers)])
         case h2.events.StreamEnded():

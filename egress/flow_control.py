@@ -1,0 +1,188 @@
+"""Whoever cannot send on stops reading: nothing piles up in egress, however slow one of the two ends is.
+
+mitmproxy stops reading while the sockets of a client are full. Two gaps are closed here:
+
+- It waits for all of them, one reader at a time, so that one direction can hold up the other. Here data waits only for
+  the side that it goes to (`PacedHandler`).
+- What waits inside the layers (for an HTTP/2 window, for a connection that is being opened, for keyd) has no limit.
+  Here a stream that cannot pass on what it has pauses its source (`PacedStream`): an HTTP/1 connection is not read, an
+  HTTP/2 stream gets no more window, so that the other streams of its connection go on.
+
+A connection tells its stream about `SendingPaused` and `SendingResumed`; the stream tells the connection on its
+other side `PauseReading` and `ResumeReading`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from dataclasses import dataclass
+from typing import Final, cast
+
+from mitmproxy.connection import Connection
+from mitmproxy.proxy import commands, events, layer, mode_servers
+from mitmproxy.proxy.layers.http import HttpLayer, HttpStream, SendHttp
+from mitmproxy.proxy.layers.http._base import HttpEvent
+from mitmproxy.proxy.layers.http._events import (
+    RequestData,
+    RequestProtocolError,
+    ResponseData,
+    ResponseProtocolError,
+)
+
+QUEUE_LIMIT: Final = 256 * 1024
+"""Bytes of one stream that wait inside egress before its source is paused: a few reads, so that short waits cost
+no throughput."""
+OWN_LIMIT: Final = 1024 * 1024
+"""Bytes that wait for an HTTP/2 peer which goes on sending and does not read the answers to its pings and settings."""
+
+
+@dataclass
+class SendingPaused(HttpEvent):
+    """From `connection`: more of this stream waits here than should."""
+
+    connection: Connection
+
+
+@dataclass
+class SendingResumed(HttpEvent):
+    """From `connection`: there is room again."""
+
+    connection: Connection
+
+
+@dataclass
+class PauseReading(HttpEvent):
+    """To a connection: take no more of this stream from the peer."""
+
+
+@dataclass
+class ResumeReading(HttpEvent):
+    """To a connection: go on. Also sent when the stream ends."""
+
+
+@dataclass
+class ReadingHook(commands.StartHook):  # type: ignore[no-untyped-call]
+    """Tells the handler of a connection whether to read from its socket."""
+
+    blocking = False
+    connection: Connection
+    go_on: bool
+
+
+class PacedStream(HttpStream):
+    """Pauses the source of what cannot be passed on: too much is queued here, or at the other end."""
+
+    _queued: int = 0
+    """Bytes that arrived while this layer waits for something (a connection, an addon)."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)  # type: ignore[arg-type]
+        self._paused_for: dict[Connection, set[str]] = {}
+        """Sources that are paused, each with the reasons."""
+
+    def handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, SendingPaused):
+            yield from self._pause(self._other_side(event.connection), "window")
+        elif isinstance(event, SendingResumed):
+            yield from self._resume(self._other_side(event.connection), "window")
+        else:
+            yield from super().handle_event(event)
+            yield from self._mind_the_queue(event)
+
+    def _mind_the_queue(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if self._paused and isinstance(event, RequestData | ResponseData):
+            self._queued += len(event.data)
+            if self._queued > QUEUE_LIMIT:
+                client, server = self.context.client, self.context.server
+                yield from self._pause(client if isinstance(event, RequestData) else server, "queue")
+        elif self._queued and not self._paused:
+            self._queued = 0
+            for source in tuple(self._paused_for):
+                yield from self._resume(source, "queue")
+        if isinstance(event, RequestProtocolError | ResponseProtocolError) or self._has_ended():
+            for source in tuple(self._paused_for):
+                yield from self._resume(source, "queue", "window")
+
+    def _has_ended(self) -> bool:
+        ends = (self.state_done, self.state_errored)
+        return self.client_state in ends and self.server_state in ends
+
+    def _other_side(self, connection: Connection) -> Connection:
+        return self.context.server if connection is self.context.client else self.context.client
+
+    def _pause(self, source: Connection, reason: str) -> layer.CommandGenerator[None]:
+        if source not in self.http_layer.connections:
+            return  # nobody has sent anything: the answer is egress's own
+        reasons = self._paused_for.setdefault(source, set())
+        if not reasons:
+            yield SendHttp(PauseReading(self.stream_id_at(source)), source)
+        reasons.add(reason)
+
+    def _resume(self, source: Connection, *reasons: str) -> layer.CommandGenerator[None]:
+        left = self._paused_for.get(source)
+        if left is None:
+            return
+        left.difference_update(reasons)
+        if not left:
+            del self._paused_for[source]
+            yield SendHttp(ResumeReading(self.stream_id_at(source)), source)
+
+    def stream_id_at(self, connection: Connection) -> int:
+        """By which number `connection` knows this stream."""
+        return self.stream_id
+
+    @property
+    def http_layer(self) -> HttpLayer:
+        return cast(HttpLayer, self.context.layers[self.context.layers.index(self) - 1])
+
+
+_source: contextvars.ContextVar[Connection | None] = contextvars.ContextVar("source", default=None)
+"""The connection that the current task reads from."""
+
+
+class PacedHandler(mode_servers.ProxyConnectionHandler):
+    """One application's connection, and those to servers that belong to it."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)  # type: ignore[no-untyped-call]
+        self._halts: dict[Connection, asyncio.Event] = {}
+        """Connections that are not to be read until the event is set."""
+
+    async def handle_connection(self, connection: Connection) -> None:
+        _source.set(connection)
+        await super().handle_connection(connection)
+
+    async def handle_hook(self, hook: commands.StartHook) -> None:
+        if not isinstance(hook, ReadingHook):
+            await super().handle_hook(hook)
+        elif not hook.go_on:
+            self._halts.setdefault(hook.connection, asyncio.Event())
+        elif halt := self._halts.pop(hook.connection, None):
+            halt.set()
+
+    async def drain_writers(self) -> None:
+        """Called after each read: wait until what was read can be passed on."""
+        source = _source.get()
+        for connection, io in list(self.transports.items()):
+            if not isinstance(io.writer, asyncio.StreamWriter):
+                continue
+            is_destination = (connection is self.client) is not (source is self.client)
+            if is_destination or (connection is source and _is_flooding(connection, io.writer)):
+                try:
+                    await io.writer.drain()
+                except OSError as error:
+                    if io.handler is not None:
+                        io.handler.cancel(f"Error sending data: {error}")
+        if source is not None and (halt := self._halts.get(source)):
+            await halt.wait()
+
+
+def _is_flooding(connection: Connection, writer: asyncio.StreamWriter) -> bool:
+    """Only for HTTP/2. Elsewhere what waits for a peer came from the other side, and is no reason not to hear it."""
+    return connection.alpn == b"h2" and writer.transport.get_write_buffer_size() > OWN_LIMIT
+
+
+def install() -> None:
+    """Make mitmproxy use `PacedHandler`, in this process. Safe to repeat."""
+    mode_servers.ProxyConnectionHandler = PacedHandler  # type: ignore[misc]
