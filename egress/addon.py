@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from egress import guard, steering, x402
 from egress.exchange import EGRESS_HEADER, BodyCopy, Exchange, Payment
 from egress.fingerprint import fingerprint
-from egress.identity import Identity
+from egress.identity import Asker, Identity
 from egress.origin import connected_origin, names_origin
 from egress.payer import Failure, Payer
 from egress.paystream import Challenge, PassOn, Pay
@@ -106,10 +106,10 @@ class X402Addon:
         if required is None:
             challenge.decision = PassOn(Reason.PAYMENT_HEADER_TOO_LONG)
             return
-        caller = await self._identity.caller(flow)
+        who = await self._identity.asker(flow)
         try:
             request = sign_request(
-                flow.request, challenge.request_body, origin, exchange.wishes, caller, required
+                flow.request, challenge.request_body, origin, exchange.wishes, who, required
             )
         except ValidationError as error:
             challenge.decision = PassOn(_unfit(error))
@@ -229,7 +229,7 @@ def sign_request(
     body: bytes,
     origin: api.Origin,
     wishes: Wishes,
-    caller: api.Caller | None,
+    who: Asker,
     required: x402.PaymentRequired,
 ) -> api.SignRequest:
     """What keyd is asked. Raises pydantic.ValidationError, for example for an X-402-Intent of no length."""
@@ -240,7 +240,8 @@ def sign_request(
         path=path.partition("?")[0][:2048],
         fingerprint=fingerprint(request.method, f"{origin}{request.path}", body),
         intent=wishes.intent,
-        caller=caller,
+        caller=who.caller,
+        session=who.session,
         started_at=int(request.timestamp_start * 1_000_000),
         x402_version=required.version,
         offers=list(required.accepts),

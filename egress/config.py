@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, mo
 
 from egress.destinations import AllowedPrivate
 from egress.proxy_address import ProxyAddress
-from keyd.api import DEFAULT_SOCKET, CallerName, Hex32
+from keyd.api import DEFAULT_SOCKET, SESSION_USER, CallerName, Hex32
 from keyd.configfile import TomlSettings
 from keyd.domains import DomainPattern
 
@@ -89,6 +89,8 @@ class EgressSettings(TomlSettings):
         names = [caller.name for caller in self.callers]
         if len(set(names)) != len(names):
             raise ValueError("two of [[callers]] have the same name")
+        if SESSION_USER in names:
+            raise ValueError(f"the name {SESSION_USER!r} belongs to the tokens of `keyctl x402 run --label`")
         return self
 
     @model_validator(mode="after")

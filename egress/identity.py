@@ -3,6 +3,9 @@
 keyd pays for nobody whom it does not know. The kernel knows the programs of this machine; a container or
 another host has to say who it is (`Proxy-Authorization: Basic`, RFC 7617), and then that counts, because the
 kernel would only name the program that forwards its connections.
+
+A program may also show the token of a session (`session:TOKEN`), which its user opened at keyd. That proves nothing
+here: keyd is told the token's SHA-256 beside the user that the kernel names, and compares.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ import base64
 import binascii
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -26,33 +31,57 @@ from keyd import api
 
 PROXY_AUTHORIZATION: Final = "Proxy-Authorization"
 _CHALLENGE: Final = 'Basic realm="osmoda-egress", charset="UTF-8"'
-_NAME: Final = "osmoda.caller"
+_CREDENTIALS: Final = "osmoda.credentials"
+_SESSION_TOKEN: Final = re.compile(rb"[A-Za-z0-9_-]{43}")
+"""32 bytes in base64url, as keyd makes them."""
 _NOBODY: Final = bytes(hashlib.sha256().digest_size)
 """The digest of no token that anybody knows: an unknown name takes as long as a wrong token."""
 
 _log = structlog.get_logger("egress.identity")
 
 
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a request said of itself in Proxy-Authorization, without the token."""
+
+    name: str | None = None
+    """Proved by its token."""
+    session: str | None = None
+    """SHA-256 (hex) of a session's token; whose it is, keyd knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks for a payment, as keyd is told."""
+
+    caller: api.Caller | None
+    session: str | None = None
+    """SHA-256 (hex) of a session's token."""
+
+
 class Identity:
     """mitmproxy addon, in front of the one that pays: it refuses wrong tokens before anything else happens."""
 
     def __init__(self, tokens: Mapping[str, bytes], *, look_for_process: bool) -> None:
-        """`tokens`: name → SHA-256 of its token; none: credentials are not looked at."""
+        """`tokens`: name → SHA-256 of its token; none: of credentials only those of sessions are looked at."""
         self._tokens = tokens
         self._look_for_process = look_for_process
         self._overflow_uid = overflow_uid()
         self._owners: dict[str, Owner] = {}
         self._users: dict[str, api.Caller] = {}
         """Connection → what was said of its owner when it was first asked for."""
-        self._tunnels: dict[str, str | None] = {}
-        """Connection → the name that its CONNECT proved, if any; it holds for all that runs inside."""
+        self._tunnels: dict[str, Credentials] = {}
+        """Connection → the credentials of its CONNECT; they hold for all that runs inside."""
         self._said_unavailable = False
+
+    async def asker(self, flow: http.HTTPFlow) -> Asker:
+        """Who made this request, and the session that it is said to be made in."""
+        return Asker(await self.caller(flow), self._credentials(flow).session)
 
     async def caller(self, flow: http.HTTPFlow) -> api.Caller | None:
         """Who made this request; None: nobody can say, so keyd will not pay for it."""
         connection = flow.client_conn.id
-        name = flow.metadata.get(_NAME) or self._tunnels.get(connection)
-        if name is not None:
+        if (name := self._credentials(flow).name) is not None:
             return api.Caller(name=name)
         owner = self._owners.get(connection)
         if owner is None:
@@ -63,6 +92,10 @@ class Identity:
         if connection in self._owners:  # it may have ended meanwhile, and would never be forgotten
             self._users[connection] = caller
         return caller
+
+    def _credentials(self, flow: http.HTTPFlow) -> Credentials:
+        own = flow.metadata.get(_CREDENTIALS)
+        return own if own is not None else self._tunnels.get(flow.client_conn.id, Credentials())
 
     async def _user(self, owner: Owner) -> api.Caller:
         found = None
@@ -99,38 +132,55 @@ class Identity:
     # -- tokens ---------------------------------------------------------------------------------------------
 
     def http_connect(self, flow: http.HTTPFlow) -> None:
-        name = self._authenticate(flow)
+        credentials = self._authenticate(flow)
         if flow.response is None:
-            self._tunnels[flow.client_conn.id] = name
+            self._tunnels[flow.client_conn.id] = credentials
 
     def requestheaders(self, flow: http.HTTPFlow) -> None:
         if flow.client_conn.id not in self._tunnels:  # inside a tunnel the header is not meant for us
-            flow.metadata[_NAME] = self._authenticate(flow)
+            flow.metadata[_CREDENTIALS] = self._authenticate(flow)
 
-    def _authenticate(self, flow: http.HTTPFlow) -> str | None:
-        """The name that the request proves. A wrong proof is answered here, and goes no further."""
+    def _authenticate(self, flow: http.HTTPFlow) -> Credentials:
+        """What the request shows. A wrong proof is answered here, and goes no further."""
         header = flow.request.headers.get(PROXY_AUTHORIZATION)
-        if header is None or not self._tokens:
-            return None
+        if header is None:
+            return Credentials()
+        if (session := session_digest(header)) is not None:
+            return Credentials(session=session)
+        if not self._tokens and _basic(header)[0] != api.SESSION_USER:
+            return Credentials()
         name = verified_name(header, self._tokens)
         if name is None:
             flow.response = _refusal()
             _log.warning("egress.identity.token_refused", peer=flow.client_conn.peername[0])
-        return name
+        return Credentials(name=name)
 
 
 def verified_name(header: str, tokens: Mapping[str, bytes]) -> str | None:
     """The name in a `Basic` header if its token is right, in a time that says nothing about the token."""
+    name, token = _basic(header)
+    right = hmac.compare_digest(hashlib.sha256(token).digest(), tokens.get(name, _NOBODY))
+    return name if right else None
+
+
+def session_digest(header: str) -> str | None:
+    """SHA-256 (hex) of the token in a `Basic` header whose user name is `session`."""
+    name, token = _basic(header)
+    if name != api.SESSION_USER or _SESSION_TOKEN.fullmatch(token) is None:
+        return None
+    return hashlib.sha256(token).hexdigest()
+
+
+def _basic(header: str) -> tuple[str, bytes]:
+    """User name and password (RFC 7617); an empty name, which nobody has, for what is none."""
     scheme, _, encoded = header.strip().partition(" ")
     if scheme.lower() != "basic":
-        return None
+        return "", b""
     try:
         name, colon, token = base64.b64decode(encoded.strip(), validate=True).partition(b":")
-        known = tokens.get(name.decode("utf-8"), _NOBODY)
+        return (name.decode("utf-8"), token) if colon else ("", b"")
     except (binascii.Error, UnicodeDecodeError):
-        return None
-    right = hmac.compare_digest(hashlib.sha256(token).digest(), known)
-    return name.decode("utf-8") if colon and right else None
+        return "", b""
 
 
 def overflow_uid(proc: Path = Path("/proc")) -> int | None:

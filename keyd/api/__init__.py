@@ -76,6 +76,7 @@ from keyd.api.quotes import (
 )
 from keyd.api.sessions import (
     MAX_SESSION_S,
+    SESSION_USER,
     Session,
     SessionId,
     SessionLabel,
@@ -97,6 +98,7 @@ __all__ = [
     "MAX_BODY",
     "MAX_OFFERS",
     "MAX_SESSION_S",
+    "SESSION_USER",
     "Authorization",
     "BudgetChange",
     "BudgetView",

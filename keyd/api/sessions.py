@@ -10,6 +10,8 @@ from keyd.api.base import Message, Usd
 
 MAX_SESSION_S: Final = 7 * 24 * 3600
 """A task that runs longer than a week is a service, and a service has a user and a budget of its own."""
+SESSION_USER: Final = "session"
+"""User name that goes with a session's token in proxy credentials (RFC 7617); no caller of egress.toml has it."""
 SessionId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 SessionLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,31}$")]
 """What a person calls the task. Labels repeat, ids do not."""

@@ -9,22 +9,24 @@ import os
 import shutil
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 
 from egress import identity, netlink, processes
 from egress.config import EgressSettings
 from egress.netlink import NetlinkUnavailable, Owner, decode_answer, encode_question, socket_owner
-from keyd.api import Caller
+from keyd.api import Caller, SignRequest
 from tests.egress.conftest import RunEgress, World
 from tests.egress.support.client import App
-from tests.egress.support.keyd import FakeKeyd
+from tests.egress.support.keyd import FakeKeyd, refusal
 from tests.egress.support.upstream import selling, serving
 from tests.egress.support.wire import Message, paid_answer, payment_required, read_message
 
@@ -408,6 +410,65 @@ async def test_without_callers_in_the_configuration_credentials_are_not_looked_a
     assert world.keyd.requests[0].caller == ME
 
 
+# -- sessions ----------------------------------------------------------------------------------------------
+
+SESSION_TOKEN = base64.urlsafe_b64encode(bytes(range(32))).rstrip(b"=").decode()
+DIGEST = hashlib.sha256(SESSION_TOKEN.encode()).hexdigest()
+
+
+def refusing(code: str) -> Callable[[SignRequest], Awaitable[web.Response]]:
+    async def sign(_: SignRequest) -> web.Response:
+        return refusal(code)
+
+    return sign
+
+
+async def test_the_digest_of_a_sessions_token_goes_to_keyd_beside_the_uid(world: World) -> None:
+    async with world.serving(SELLER) as upstream, world.app(upstream) as app:
+        assert (await app.get("/a", Proxy_Authorization=basic("session", SESSION_TOKEN))).status == 200
+        assert (await app.get("/b")).status == 200
+    asked = [(request.caller, request.session) for request in world.keyd.requests]
+    assert asked == [(ME, DIGEST), (ME, None)]
+    assert all(request.get("Proxy-Authorization") is None for request in upstream.requests)
+
+
+async def test_a_session_in_connect_holds_for_the_whole_tunnel(world: World) -> None:
+    async with (
+        world.serving(SELLER, tls=True) as upstream,
+        Tunnel(world.egress.address, upstream, world.pki.client()) as app,
+    ):
+        assert (await connect(app, basic("session", SESSION_TOKEN))).status == 200
+        await app.start_tls()
+        assert (await app.get("/a")).status == 200
+    assert [(r.caller, r.session) for r in world.keyd.requests] == [(ME, DIGEST)]
+
+
+@pytest.mark.parametrize("callers", [(), CALLERS], ids=["no callers", "callers"])
+@pytest.mark.parametrize("token", ["", SESSION_TOKEN[:-1], SESSION_TOKEN + "A", SESSION_TOKEN[:-1] + "+"])
+async def test_what_is_no_token_of_a_session_is_407(
+    run_egress: RunEgress, token: str, callers: tuple[dict[str, str], ...]
+) -> None:
+    # Paid outside of its session, a task would spend what it was not given.
+    async with (
+        run_egress(callers=callers) as egress,
+        serving(SELLER) as upstream,
+        App(egress.address, upstream) as app,
+    ):
+        assert (await app.get(Proxy_Authorization=basic("session", token))).status == 407
+    assert upstream.connections == 0
+
+
+async def test_a_sessions_token_is_in_no_log(world: World) -> None:
+    world.keyd.sign = refusing("session_invalid")
+    with capture_logs() as logged:
+        async with world.serving(SELLER) as upstream, world.app(upstream) as app:
+            answer = await app.get(Proxy_Authorization=basic("session", SESSION_TOKEN))
+    assert answer.get("X-402-Egress") == "rejected; reason=session_invalid"
+    assert "session_invalid" in f"{logged}"
+    for secret in (SESSION_TOKEN, basic("session", SESSION_TOKEN).split()[1], DIGEST):
+        assert secret not in f"{logged}"
+
+
 # -- configuration ------------------------------------------------------------------------------------------
 
 
@@ -419,8 +480,9 @@ async def test_without_callers_in_the_configuration_credentials_are_not_looked_a
         ({"name": "", "token_sha256": "00" * 32},),
         ({"name": "ci", "token_sha256": "00" * 31},),
         ({"name": "ci", "token": TOKEN},),
+        ({"name": "session", "token_sha256": "00" * 32},),
     ],
-    ids=["twice", "a colon", "no name", "too short", "the token itself"],
+    ids=["twice", "a colon", "no name", "too short", "the token itself", "the name of all sessions"],
 )
 def test_a_caller_that_cannot_be_meant_is_refused(callers: tuple[dict[str, str], ...]) -> None:
     with pytest.raises(ValidationError):
