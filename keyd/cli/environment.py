@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Final, Self
 from urllib.parse import SplitResult, urlsplit
 
+from keyd import api
+
 LOCAL_HOSTS: Final = "localhost,127.0.0.1,::1"
 """Not through the proxy unless asked: programs talk to services of their own machine, and egress goes to no
 private address."""
@@ -54,6 +56,13 @@ class Proxy:
             raise ValueError("write it as http://HOST:PORT or http://NAME:TOKEN@HOST:PORT")
         return cls(text.rstrip("/"), host, port)
 
+    def in_session(self, token: str) -> Proxy:
+        """The same proxy, with the credentials of a session. Raises ValueError if it has others."""
+        if "@" in self.url:
+            raise ValueError("a session is its user's: name the proxy without NAME:TOKEN")
+        url = f"http://{api.SESSION_USER}:{token}@{self.url.removeprefix('http://')}"
+        return Proxy(url, self.host, self.port)
+
     def __str__(self) -> str:
         return f"http://[{self.host}]:{self.port}" if ":" in self.host else f"http://{self.host}:{self.port}"
 
@@ -86,6 +95,7 @@ def program_environment(
         **_both_cases(dict.fromkeys(_PROXY_VARIABLES, proxy.url)),
         **_both_cases({"NO_PROXY": direct}),
         **dict.fromkeys(BUNDLE_VARIABLES, str(trust.bundle)),
+        "OSMODA_PROXY": proxy.url,  # for keyctl and osmoda-bridge inside of the program: same proxy, same session
         "NODE_USE_ENV_PROXY": "1",
         "npm_config_proxy": proxy.url,
         "npm_config_https_proxy": proxy.url,

@@ -35,12 +35,20 @@ def story_text(story: api.PaymentStory) -> str:
             + f", {usd(payment.amount_usd)}",
         ),
         ("paid to", escaped(f"{payment.pay_to}, for {payment.domain}")),
-        ("paid by", escaped(f"{payment.caller}, from wallet {payment.wallet}")),
+        ("paid by", escaped(f"{payment.caller}, from wallet {payment.wallet}{_session(story)}")),
         ("counts on", escaped(f"{payment.day} (UTC)")),
         ("state", f"{escaped(payment.state)}. {meaning(payment).words}"),
     ]
     lines = [line for entry in story.entries for line in _entry_lines(entry)]
     return "\n".join([listed(facts), "", *lines, "", f"What to do: {meaning(payment).remedy}"])
+
+
+def _session(story: api.PaymentStory) -> str:
+    signed = next((entry.data for entry in story.entries if entry.type == "x402.payment.signed"), {})
+    session = signed.get("session")
+    return (
+        f", in session {_said(session, 'label')}/{_said(session, 'id')}" if isinstance(session, dict) else ""
+    )
 
 
 def state_text(payment: api.PaymentView) -> str:

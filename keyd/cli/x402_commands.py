@@ -9,7 +9,14 @@ from typing import Final
 import click
 
 from keyd import api
-from keyd.cli import approval_commands, payment_commands, policy_commands, replay_command, run_command
+from keyd.cli import (
+    approval_commands,
+    payment_commands,
+    policy_commands,
+    replay_command,
+    run_command,
+    session_commands,
+)
 from keyd.cli.approval_commands import find_proposals, proposal_text
 from keyd.cli.context import Invocation, invocation
 from keyd.cli.errors import CliError
@@ -43,6 +50,7 @@ for _command in (
     payment_commands.spend,
     payment_commands.payments,
     payment_commands.show,
+    session_commands.sessions,
     run_command.run,
 ):
     x402.add_command(_command)

@@ -50,10 +50,18 @@ class Machine:
 
     def run(self, command: Sequence[str | Path], *, no_proxy: str = "", **variables: str) -> Output:
         """`keyctl x402 run -- COMMAND`, in a shell's environment without any proxy or certificate of this machine."""
+        return self._start(self.words(command, no_proxy=no_proxy), variables)
+
+    def run_in_session(self, command: Sequence[str | Path], label: str, budget: str) -> Output:
+        """The same with --label and --budget."""
+        words = self.words(command, "--label", label, "--budget", budget)
+        return self._start(words, {"OSMODA_KEYD_SOCKET": str(self.payer.keyd.socket)})
+
+    def words(self, command: Sequence[str | Path], *options: str, no_proxy: str = "") -> list[str]:
+        """The command line of `keyctl x402 run`."""
         egress = self.payer.egress
-        options = ["--proxy", egress.url, "--ca", str(egress.ca_certificate), "--no-proxy", no_proxy]
-        words = [str(BIN / "keyctl"), "x402", "run", *options, "--", *map(str, command)]
-        return self._start(words, variables)
+        known = ["--proxy", egress.url, "--ca", str(egress.ca_certificate), "--no-proxy", no_proxy]
+        return [str(BIN / "keyctl"), "x402", "run", *known, *options, "--", *map(str, command)]
 
     def run_bare(self, command: Sequence[str | Path]) -> Output:
         """The same program without keyctl: the negative twin."""
