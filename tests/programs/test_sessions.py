@@ -110,7 +110,7 @@ def test_programs_carry_the_session_with_them(client: Client, shops: Shops, mach
     output = machine.run_in_session([*client.command, f"{shops.https}/paid/text"], "any", "0.001")
     assert (output.code, output.text) == (0, "content\n"), output.stderr
     signed = machine.payer.entries("x402.payment.signed")[-1]["data"]
-    if client.name.startswith("Java"):  # it shows no credentials before it is asked for them, and pays as its user
+    if client.name.startswith("Java"):  # shows no credentials unasked, and so pays as its user
         assert "session" not in signed
     else:
         assert signed["session"]["label"] == "any"
