@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import replace
 from typing import Final
 
 import structlog
 from mitmproxy import ctx, http
 from mitmproxy.addons.proxyserver import Proxyserver
-from pydantic import ValidationError
 
 from egress import guard, steering, x402
+from egress.buyer import Buyer
+from egress.decisions import Challenge
 from egress.exchange import EGRESS_HEADER, BodyCopy, Exchange, Payment
-from egress.fingerprint import fingerprint
-from egress.identity import Asker, Identity
-from egress.origin import connected_origin, names_origin
 from egress.payer import Failure, Payer
-from egress.paystream import Challenge, PassOn, Pay
 from egress.steering import Wishes
 from keyd import api
-from keyd.client import KeydProtocolError, KeydRefused, KeydUnreachable
 from keyd.reasons import Reason
 
 SMALL_BODY: Final = 64 * 1024
@@ -30,7 +25,6 @@ without reading the body then cannot cut off an upload that is under way."""
 
 _NEVER_UPSTREAM: Final = ("Proxy-Authorization", "Proxy-Connection")
 _OWN_PAYMENT: Final = (x402.PAYMENT_SIGNATURE, x402.X_PAYMENT)
-_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 _log = structlog.get_logger("egress")
 
@@ -38,9 +32,9 @@ _log = structlog.get_logger("egress")
 class X402Addon:
     """Keeps what is needed to repeat a request, has 402s paid, and tells the application what happened."""
 
-    def __init__(self, payer: Payer, identity: Identity, *, enabled: bool, max_request_body: int) -> None:
+    def __init__(self, buyer: Buyer, payer: Payer, *, enabled: bool, max_request_body: int) -> None:
+        self._buyer = buyer
         self._payer = payer
-        self._identity = identity
         self._enabled = enabled
         self._max_request_body = max_request_body
         self.live: set[str] = set()
@@ -84,58 +78,8 @@ class X402Addon:
     # -- the 402 --------------------------------------------------------------------------------------------
 
     async def payment_required(self, challenge: Challenge) -> None:
-        flow, exchange = challenge.flow, Exchange.of(challenge.flow)
-        challenge.upstream_blocked = self._abort_if_blocked(flow)
-        if exchange.refusal is not None:  # said by the trailers of an upload that its 402 had overtaken
-            challenge.decision = PassOn(exchange.refusal)
-            return
-        origin = connected_origin(flow.server_conn)
-        if origin is None or not names_origin(flow.request, origin):
-            challenge.decision = PassOn(Reason.HOST_UNVERIFIED)
-            return
-        assert flow.response is not None
-        try:
-            stated = x402.read_payment_required(
-                flow.response.headers.get_all(x402.PAYMENT_REQUIRED), flow.response.raw_content or b""
-            )
-        except x402.X402Error as error:
-            _log.info("egress.terms_missing", origin=str(origin), fault=str(error))
-            challenge.decision = PassOn(Reason.TERMS_MISSING)
-            return
-        required = x402.sendable(replace(stated, accepts=stated.accepts[: api.MAX_OFFERS]))
-        if required is None:
-            challenge.decision = PassOn(Reason.PAYMENT_HEADER_TOO_LONG)
-            return
-        who = await self._identity.asker(flow)
-        try:
-            request = sign_request(
-                flow.request, challenge.request_body, origin, exchange.wishes, who, required
-            )
-        except ValidationError as error:
-            challenge.decision = PassOn(_unfit(error))
-            return
-        challenge.decision = await self._ask_keyd(request, required, origin)
-
-    async def _ask_keyd(
-        self, request: api.SignRequest, required: x402.PaymentRequired, origin: api.Origin
-    ) -> Pay | PassOn:
-        try:
-            reply = await self._payer.sign(request)
-        except KeydRefused as refused:
-            code = refused.refusal.code
-            return PassOn(code if _CODE.fullmatch(code) else Reason.KEYD_ERROR)
-        except KeydUnreachable:
-            return PassOn(Reason.KEYD_UNREACHABLE)
-        except KeydProtocolError:
-            return PassOn(Reason.KEYD_ERROR)
-        try:
-            payload = reply.payload.model_dump(by_alias=True)
-            header = x402.encode_payment(required, reply.accepted, payload, reply.payment_id)
-        except x402.X402Error:
-            not_sent = api.OutcomeReport(payment_id=reply.payment_id, failure="not_sent")
-            self._payer.report(request.fingerprint, not_sent)
-            return PassOn(Reason.KEYD_ERROR)
-        return Pay(Payment(reply, header, request.fingerprint), origin)
+        challenge.upstream_blocked = self._abort_if_blocked(challenge.flow)
+        challenge.decision = await self._buyer.decide(challenge)
 
     def abort_upstream(self, flow: http.HTTPFlow) -> None:
         transport = _upstream_transport(flow)
@@ -222,43 +166,6 @@ def strip_request_headers(headers: http.Headers) -> None:
     steering.strip(headers)
     for name in _NEVER_UPSTREAM:
         headers.pop(name, None)
-
-
-def sign_request(
-    request: http.Request,
-    body: bytes,
-    origin: api.Origin,
-    wishes: Wishes,
-    who: Asker,
-    required: x402.PaymentRequired,
-) -> api.SignRequest:
-    """What keyd is asked. Raises pydantic.ValidationError, for example for an X-402-Intent of no length."""
-    path, resource_url = _text(request.path), required.resource_url
-    return api.SignRequest(
-        origin=origin,
-        method=request.method,
-        path=path.partition("?")[0][:2048],
-        fingerprint=fingerprint(request.method, f"{origin}{request.path}", body),
-        intent=wishes.intent,
-        caller=who.caller,
-        session=who.session,
-        started_at=int(request.timestamp_start * 1_000_000),
-        x402_version=required.version,
-        offers=list(required.accepts),
-        resource_url=None if resource_url is None else resource_url[:2048],
-        max_spend=wishes.max_spend,
-        prefer=wishes.prefer,
-    )
-
-
-def _unfit(error: ValidationError) -> Reason:
-    """A limit that keyd would not even be told of refuses as one that it cannot read."""
-    by_app = {"intent", "max_spend", "prefer"}.intersection(fault["loc"][0] for fault in error.errors())
-    return Reason.APP_LIMIT_MALFORMED if by_app else Reason.REQUEST_MALFORMED
-
-
-def _text(value: str) -> str:
-    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _settlement(response: http.Response) -> dict[str, object] | None:

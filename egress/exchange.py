@@ -8,7 +8,7 @@ from typing import Final
 from mitmproxy import http
 
 from egress.steering import Wishes
-from egress.x402 import PaymentHeader
+from egress.x402 import Header
 from keyd.api import SignReply
 
 EGRESS_HEADER: Final = "X-402-Egress"
@@ -52,7 +52,7 @@ class Payment:
     """A payment that keyd signed for this request."""
 
     reply: SignReply
-    header: PaymentHeader
+    header: Header
     fingerprint: str
     sent: bool = False
     """True from just before the first byte that carries it: from here on it may be settled by anyone."""
@@ -68,6 +68,10 @@ class Exchange:
     wishes: Wishes = field(default_factory=Wishes)
     refusal: str | None = None
     """Reason code why a 402 of this request is not, or was not, paid."""
+    probed: bool = False
+    """The terms were asked for once more, as JSON."""
+    signed_in: bool = False
+    """The request was repeated with a signed-in wallet."""
     payment: Payment | None = None
     hung_up: bool = False
     """The application closed its connection or cancelled its stream before the answer was complete."""

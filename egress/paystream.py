@@ -8,6 +8,8 @@ upstream connection where possible. One request runs through these states of `se
       └ 402 ─→ hold_402 ─ too large, too slow, broken off ─→ stream it, with the reason
                   └ complete ─→ [wait_for_upload: the application is still sending] ─→ decide
                         ├ PassOn ─→ the 402 as it came, with the reason
+                        ├ Probe ─→ transmit ─→ probe ─→ decide once more, on the terms that it brought
+                        ├ SignIn ─→ transmit ─→ wait_for_response_headers: another 402 is held in its turn
                         └ Pay ─→ transmit ─→ wait_for_response_headers, stream whatever comes
 
 `decide` asks the addon (`PaymentRequiredHook`). This module knows nothing of keyd or x402 fields.
@@ -47,12 +49,12 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._hooks import HttpRequestHook, HttpResponseHeadersHook
 
 from egress import guard
-from egress.exchange import EGRESS_HEADER, Exchange, Payment
+from egress.decisions import Challenge, PassOn, Pay, Probe, Repeat
+from egress.exchange import EGRESS_HEADER, Exchange
 from egress.flow_control import PacedStream
 from egress.http1 import AnswerBrokenOff
 from egress.origin import connected_origin
 from egress.x402 import MAX_BODY as MAX_402_BODY
-from keyd.api import Origin
 from keyd.reasons import Reason
 
 HOLD_LIMIT_S: Final = 10.0
@@ -60,34 +62,6 @@ HOLD_LIMIT_S: Final = 10.0
 UPLOAD_LIMIT_S: Final = 30.0
 """How long the rest of an upload may take after its 402. An application that waits for an answer before it
 goes on sending would otherwise wait for ever."""
-
-
-@dataclass(frozen=True, slots=True)
-class PassOn:
-    """Give the application the original 402; `reason` goes into X-402-Egress."""
-
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Pay:
-    """Repeat the request with `payment`, to `origin` and nowhere else."""
-
-    payment: Payment
-    origin: Origin
-
-
-@dataclass(slots=True)
-class Challenge:
-    """A complete 402 that is held, and the complete request that it answers."""
-
-    flow: http.HTTPFlow
-    request_body: bytes
-    decision: PassOn | Pay = PassOn(Reason.INTERNAL)
-    """To be set by the addon. The default stands if the addon fails."""
-    upstream_blocked: bool = False
-    """To be set by the addon: the server has not read all of the first request. On this connection the paid one
-    would wait behind bytes that may never be read."""
 
 
 @dataclass
@@ -118,13 +92,16 @@ class _Deadline(commands.RequestWakeup):
 class PayStream(PacedStream):
     """One request and its answer; a 402 may be paid once."""
 
-    _origin: Origin | None = None
+    _repeat: Repeat | None = None
+    """How the request is sent for the last time so far; None: as it came."""
+    _repeats = 0
     _held: http.Response | None = None
-    """The 402 that the payment answers, until the payment has left."""
+    """The 402 that the repeat answers, as long as the application may still get it."""
     _held_body: bytes = b""
+    _probed: http.Response | None = None
     _on_reused_connection = False
     _alias: int | None = None
-    """Stream id of the paid request on a multiplexed upstream connection, where ours belongs to the first."""
+    """Stream id of the repeat on a multiplexed upstream connection, where ours belongs to the first request."""
     _deadline: _Deadline | None = None
 
     @property
@@ -219,6 +196,8 @@ class PayStream(PacedStream):
                 yield from self._set_deadline(HOLD_LIMIT_S)
             else:
                 yield from self._release(Reason.TERMS_TIMEOUT)
+        elif self.server_state == self.state_probe:
+            yield from self._end_probe()
         elif self.server_state == self.state_wait_for_upload:
             yield from self._pass_on(Reason.BODY_TOO_LARGE)
 
@@ -262,18 +241,23 @@ class PayStream(PacedStream):
 
     def _decide(self) -> layer.CommandGenerator[None]:
         self.server_state = self.state_deciding
-        challenge = Challenge(self.flow, self._request_body())
+        challenge = Challenge(self.flow, self._request_body(), self._probed)
         yield PaymentRequiredHook(challenge)
-        if isinstance(challenge.decision, Pay):
-            self._exchange.payment = challenge.decision.payment
+        decision = challenge.decision
+        if isinstance(decision, Pay):
+            self._exchange.payment = decision.payment
         if (yield from self.check_killed(True)):  # the application has gone: do not pay for nobody
             return
         if challenge.upstream_blocked:
             yield commands.CloseConnection(self.context.server)
-        if isinstance(challenge.decision, Pay):
-            yield from self._pay(challenge.decision)
-        else:
-            yield from self._pass_on(challenge.decision.reason)
+        if isinstance(decision, PassOn):
+            yield from self._pass_on(decision.reason)
+            return
+        self._repeat = decision
+        self._held, self.flow.response = self.flow.response, None
+        probes = isinstance(decision, Probe)
+        self.server_state = self.state_probe if probes else self.state_wait_for_response_headers
+        yield from self._transmit()
 
     def state_deciding(self, _: events.Event) -> layer.CommandGenerator[None]:
         yield from ()
@@ -286,14 +270,42 @@ class PayStream(PacedStream):
             return
         yield from self.send_response()
 
-    def _pay(self, decision: Pay) -> layer.CommandGenerator[None]:
-        self._origin = decision.origin
-        self._held, self.flow.response = self.flow.response, None
-        self.server_state = self.state_wait_for_response_headers
-        yield from self._transmit()
+    # -- the terms as JSON ----------------------------------------------------------------------------------
+
+    def state_probe(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, ResponseHeaders):
+            if event.response.status_code == 402:
+                self._probed = event.response
+            elif event.response.status_code >= 200 or event.response.status_code == 101:
+                yield from self._end_probe()
+        elif isinstance(event, ResponseData):
+            self._held_body += event.data
+            if len(self._held_body) > MAX_402_BODY:
+                yield from self._end_probe()
+        elif isinstance(event, ResponseEndOfMessage):
+            assert self._probed is not None
+            self._probed.data.content, self._held_body = self._held_body, b""
+            self.flow.response, self._held = self._held, None
+            yield from self._decide()
+
+    def _end_probe(self) -> layer.CommandGenerator[None]:
+        """It brought no terms: the application gets its own 402, and the server need not go on answering."""
+        self._held_body = b""
+        self.flow.response, self._held = self._held, None
+        if self.context.server.connected:
+            cancelled = RequestProtocolError(self._upstream_id, "probe without terms", ErrorCode.CANCEL)
+            yield SendHttp(cancelled, self.context.server)
+        yield from self._pass_on(Reason.TERMS_MISSING)
+
+    # -- send it once more ----------------------------------------------------------------------------------
+
+    @property
+    def _upstream_id(self) -> int:
+        return self.stream_id if self._alias is None else self._alias
 
     def _transmit(self) -> layer.CommandGenerator[None]:
-        """Send the request with its payment: the first time, or the same bytes again after a lost connection."""
+        """Send the repeat: the first time, or the same bytes again after a lost connection."""
+        assert self._repeat is not None
         request = self.flow.request
         connection, error = yield GetHttpConnection(
             (request.host, request.port),
@@ -304,42 +316,45 @@ class PayStream(PacedStream):
         if (yield from self.check_killed(True)):
             return
         # A new connection is a new question of who is at the other end.
-        if error is None and connected_origin(connection) != self._origin:
+        if error is None and connected_origin(connection) != self._repeat.origin:
             error = "connected to another origin"
         if error is not None:
             yield from self._not_transmitted(error)
             return
         self._on_reused_connection = self._held is not None and connection is self.context.server
         self.context.server = self.flow.server_conn = connection
-        yield from self._send_paid_request()
+        yield from self._send_repeat(self._repeat)
 
     def _not_transmitted(self, error: str) -> layer.CommandGenerator[None]:
         if self._held is None:  # it was sent before, so what happened to it is unknown
-            stream_id = self.stream_id if self._alias is None else self._alias
             yield from self.handle_protocol_error(
-                ResponseProtocolError(stream_id, error, ErrorCode.CONNECT_FAILED)
+                ResponseProtocolError(self._upstream_id, error, ErrorCode.CONNECT_FAILED)
             )
             return
         self.flow.response, self._held = self._held, None
-        yield from self._pass_on(Reason.UPSTREAM_LOST)
+        probed = isinstance(self._repeat, Probe)
+        yield from self._pass_on(Reason.TERMS_MISSING if probed else Reason.UPSTREAM_LOST)
 
-    def _send_paid_request(self) -> layer.CommandGenerator[None]:
-        payment = self._exchange.payment
-        assert payment is not None
+    def _send_repeat(self, repeat: Repeat) -> layer.CommandGenerator[None]:
         server = self.context.server
         # A copy: the flow keeps the request as the application sent it, without the bearer instrument.
         request = self.flow.request.copy()
-        name = payment.header.name
-        request.headers[name.lower() if request.is_http2 or request.is_http3 else name] = payment.header.value
-        stream_id = self.stream_id
+        name = repeat.header.name
+        request.headers[name.lower() if request.is_http2 or request.is_http3 else name] = repeat.header.value
+        yield from self._drop_alias()
         if _multiplexed(server.alpn):
-            stream_id = self._alias = (
-                self.stream_id + 1
-            )  # odd ids are the client's, so no stream has this one
-            self.http_layer.streams[stream_id] = self
-        # From here the payment counts as sent, whatever happens to the connection.
-        payment.sent, self._held = True, None
-        body, trailers = self._request_body(), request.trailers
+            self._repeats += 1
+            self._alias = self.stream_id + (
+                self._repeats << 32
+            )  # clients count to 2^31, so no stream has this id
+            self.http_layer.streams[self._alias] = self
+        if isinstance(repeat, Probe):
+            yield from self._set_deadline(HOLD_LIMIT_S)
+        else:
+            self._held = None
+        if isinstance(repeat, Pay):  # from here it counts as sent, whatever happens to the connection
+            repeat.payment.sent = True
+        stream_id, body, trailers = self._upstream_id, self._request_body(), request.trailers
         yield SendHttp(RequestHeaders(stream_id, request, not (body or trailers)), server)
         if body:
             yield SendHttp(RequestData(stream_id, body), server)
@@ -361,11 +376,12 @@ class PayStream(PacedStream):
                 return
             if self._lost_idle_connection(event):
                 # Keep-alive race: the server closed the connection that was about to be reused. The same
-                # payment goes out once more; its nonce can be settled only once.
+                # bytes go out once more; the nonce of a payment or a sign-in counts only once.
                 self._on_reused_connection = False
-                if self._alias is not None:
-                    yield DropStream(self._alias)
                 yield from self._transmit()
+                return
+            if self.server_state == self.state_probe:
+                yield from self._end_probe()
                 return
             if self.server_state == self.state_hold_402:  # broken off: the application gets what there is
                 yield from self._release(Reason.TERMS_MISSING)
@@ -387,13 +403,10 @@ class PayStream(PacedStream):
         return self._alias is not None and event.stream_id != self._alias
 
     def _lost_idle_connection(self, event: ResponseProtocolError) -> bool:
-        payment = self._exchange.payment
         return (
             not isinstance(event, AnswerBrokenOff)
-            and payment is not None
-            and payment.sent
             and self._on_reused_connection
-            and self.server_state == self.state_wait_for_response_headers
+            and self.server_state in (self.state_wait_for_response_headers, self.state_probe)
             and not self.context.server.connected
         )
 
@@ -417,6 +430,7 @@ class PayStream(PacedStream):
     def _drop_alias(self) -> layer.CommandGenerator[None]:
         if self._alias is not None:
             yield DropStream(self._alias)
+            self._alias = None
 
     def stream_id_at(self, connection: Connection) -> int:
         if self._alias is not None and connection is self.context.server:

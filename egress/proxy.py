@@ -20,6 +20,7 @@ from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
 
 from egress import flow_control, http1, http2, trust
 from egress.addon import X402Addon
+from egress.buyer import Buyer
 from egress.config import EgressSettings
 from egress.destinations import AllowedDomains, AllowedPrivate
 from egress.guard import Guard
@@ -74,8 +75,9 @@ class Egress:
             {caller.name: bytes.fromhex(caller.token_sha256) for caller in settings.callers},
             look_for_process=settings.identify == "process",
         )
+        buyer = Buyer(self._payer, self._identity, self.policy.covers)
         self._x402 = X402Addon(
-            self._payer, self._identity, enabled=settings.pays, max_request_body=settings.max_request_body
+            buyer, self._payer, enabled=settings.pays, max_request_body=settings.max_request_body
         )
         self._layers = PayNextLayer(self._may_intercept)
         self._proxyserver = Proxyserver(sockets)

@@ -83,8 +83,8 @@ class PaymentRequired:
 
 
 @dataclass(frozen=True, slots=True)
-class PaymentHeader:
-    """The request header that pays: a bearer instrument, so its value stays out of repr()."""
+class Header:
+    """A request header of ours. One that pays is a bearer instrument, so the value stays out of repr()."""
 
     name: str
     value: str = field(repr=False)
@@ -130,7 +130,7 @@ def sendable(required: PaymentRequired) -> PaymentRequired | None:
 
 def encode_payment(
     required: PaymentRequired, accepted: int, payload: Mapping[str, Any], payment_id: str
-) -> PaymentHeader:
+) -> Header:
     """The header that pays `required.accepts[accepted]` with `payload`, the scheme's signed data.
 
     Version 2 echoes the entry, the resource and the extensions (`egress.extensions`), of which as much is left out
@@ -196,11 +196,11 @@ def _payment_required(value: Any, *, default_version: Literal[2] | None) -> Paym
     )
 
 
-def _payment_header(name: str, message: Mapping[str, Any]) -> PaymentHeader:
+def _payment_header(name: str, message: Mapping[str, Any]) -> Header:
     encoded = extensions.encode(message)
     if len(encoded) > _MAX_PAYMENT_JSON:
         raise HeaderTooLong("the payment does not fit into a header")
-    return PaymentHeader(name, base64.b64encode(encoded).decode())
+    return Header(name, base64.b64encode(encoded).decode())
 
 
 def _decode(value: str) -> Any:

@@ -151,6 +151,11 @@ class World:
     def app(self, upstream: Upstream) -> App:
         return App(self.egress.address, upstream, self.pki.client())
 
+    async def allow(self, upstream: Upstream) -> None:
+        """keyd's policy covers this server, and egress knows. `*` covers no plain http."""
+        self.keyd.allowed_domains.append(f"{upstream.scheme}://127.0.0.1:{upstream.port}")
+        await self.egress.policy.refresh()
+
     def client_gone(self) -> asyncio.Event:
         """Set when egress has noticed that an application hung up."""
         gone = asyncio.Event()

@@ -1,0 +1,144 @@
+"""The decision on a held 402: read its terms, ask keyd, and say what is done next."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+import structlog
+from mitmproxy import http
+from pydantic import ValidationError
+
+from egress import x402
+from egress.decisions import Challenge, PassOn, Pay, Probe, Repeat
+from egress.exchange import Exchange, Payment
+from egress.fingerprint import fingerprint
+from egress.identity import Asker, Identity
+from egress.origin import connected_origin, names_origin
+from egress.payer import Payer
+from egress.steering import Wishes
+from keyd import api
+from keyd.client import KeydProtocolError, KeydRefused, KeydUnreachable
+from keyd.reasons import Reason
+
+_SAFE: Final = ("GET", "HEAD")
+"""Methods that may be sent once more than the application did (RFC 9110 section 9.2.1)."""
+_CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+_log = structlog.get_logger("egress")
+
+
+class Buyer:
+    """Judges nothing about money: what is paid is keyd's decision."""
+
+    def __init__(self, payer: Payer, identity: Identity, may_pay: Callable[[api.Origin], bool]) -> None:
+        """`may_pay`: whether keyd's policy covers an origin; others are not even asked for their terms."""
+        self._payer = payer
+        self._identity = identity
+        self._may_pay = may_pay
+
+    async def decide(self, challenge: Challenge) -> PassOn | Repeat:
+        flow, exchange = challenge.flow, Exchange.of(challenge.flow)
+        if exchange.refusal is not None:  # said by the trailers of an upload that its 402 had overtaken
+            return PassOn(exchange.refusal)
+        origin = connected_origin(flow.server_conn)
+        if origin is None or not names_origin(flow.request, origin):
+            return PassOn(Reason.HOST_UNVERIFIED)
+        try:
+            stated = _terms(challenge)
+        except x402.X402Error as error:
+            _log.info("egress.terms_missing", origin=str(origin), fault=str(error))
+            return self._without_terms(flow, origin)
+        required = x402.sendable(replace(stated, accepts=stated.accepts[: api.MAX_OFFERS]))
+        if required is None:
+            return PassOn(Reason.PAYMENT_HEADER_TOO_LONG)
+        who = await self._identity.asker(flow)
+        try:
+            request = sign_request(
+                flow.request, challenge.request_body, origin, exchange.wishes, who, required
+            )
+        except ValidationError as error:
+            return PassOn(_unfit(error))
+        return await self._ask_keyd(request, required, origin)
+
+    def _without_terms(self, flow: http.HTTPFlow, origin: api.Origin) -> PassOn | Probe:
+        """A page for people may hide the terms: programs are asked once, if that changes nothing on the server."""
+        exchange, request, page = Exchange.of(flow), flow.request, flow.response
+        assert page is not None
+        shown_a_page = page.headers.get("content-type", "").lower().startswith("text/html")
+        asked_for_json = request.headers.get("accept", "").strip().lower() == Probe.header.value
+        if exchange.probed or not shown_a_page or asked_for_json or request.method not in _SAFE:
+            return PassOn(Reason.TERMS_MISSING)
+        if not self._may_pay(origin):
+            return PassOn(Reason.TERMS_MISSING)
+        exchange.probed = True
+        return Probe(origin)
+
+    async def _ask_keyd(
+        self, request: api.SignRequest, required: x402.PaymentRequired, origin: api.Origin
+    ) -> Pay | PassOn:
+        try:
+            reply = await self._payer.sign(request)
+        except KeydRefused as refused:
+            code = refused.refusal.code
+            return PassOn(code if _CODE.fullmatch(code) else Reason.KEYD_ERROR)
+        except KeydUnreachable:
+            return PassOn(Reason.KEYD_UNREACHABLE)
+        except KeydProtocolError:
+            return PassOn(Reason.KEYD_ERROR)
+        try:
+            payload = reply.payload.model_dump(by_alias=True)
+            header = x402.encode_payment(required, reply.accepted, payload, reply.payment_id)
+        except x402.X402Error:
+            not_sent = api.OutcomeReport(payment_id=reply.payment_id, failure="not_sent")
+            self._payer.report(request.fingerprint, not_sent)
+            return PassOn(Reason.KEYD_ERROR)
+        return Pay(origin, Payment(reply, header, request.fingerprint))
+
+
+def _terms(challenge: Challenge) -> x402.PaymentRequired:
+    """Raises X402Error."""
+    answer = challenge.probed or challenge.flow.response
+    assert answer is not None
+    return x402.read_payment_required(
+        answer.headers.get_all(x402.PAYMENT_REQUIRED), answer.raw_content or b""
+    )
+
+
+def sign_request(
+    request: http.Request,
+    body: bytes,
+    origin: api.Origin,
+    wishes: Wishes,
+    who: Asker,
+    required: x402.PaymentRequired,
+) -> api.SignRequest:
+    """What keyd is asked. Raises pydantic.ValidationError, for example for an X-402-Intent of no length."""
+    path, resource_url = _text(request.path), required.resource_url
+    return api.SignRequest(
+        origin=origin,
+        method=request.method,
+        path=path.partition("?")[0][:2048],
+        fingerprint=fingerprint(request.method, f"{origin}{request.path}", body),
+        intent=wishes.intent,
+        caller=who.caller,
+        session=who.session,
+        started_at=int(request.timestamp_start * 1_000_000),
+        x402_version=required.version,
+        offers=list(required.accepts),
+        resource_url=None if resource_url is None else resource_url[:2048],
+        max_spend=wishes.max_spend,
+        prefer=wishes.prefer,
+    )
+
+
+def _unfit(error: ValidationError) -> Reason:
+    """A limit that keyd would not even be told of refuses as one that it cannot read."""
+    by_app = {"intent", "max_spend", "prefer"}.intersection(fault["loc"][0] for fault in error.errors())
+    return Reason.APP_LIMIT_MALFORMED if by_app else Reason.REQUEST_MALFORMED
+
+
+def _text(value: str) -> str:
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

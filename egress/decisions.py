@@ -1,0 +1,69 @@
+"""A held 402, and what can be done with it: pass it on, or send the request once more in one of three ways."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from mitmproxy import http
+
+from egress.exchange import Payment
+from egress.x402 import Header
+from keyd.api import Origin
+from keyd.reasons import Reason
+
+
+@dataclass(frozen=True, slots=True)
+class PassOn:
+    """Give the application the original 402; `reason` goes into X-402-Egress."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Ask for the same resource as JSON: some servers show browsers, and what passes for one, a page without terms.
+
+    The answer is egress's own. If it is a 402, it says what the held one should have said.
+    """
+
+    origin: Origin
+    header: ClassVar[Header] = Header("Accept", "application/json")
+
+
+@dataclass(frozen=True, slots=True)
+class SignIn:
+    """Repeat the request with a signed-in wallet; anything but another 402 is the application's answer."""
+
+    origin: Origin
+    header: Header
+
+
+@dataclass(frozen=True, slots=True)
+class Pay:
+    """Repeat the request with `payment`, to `origin` and nowhere else. Whatever comes is the answer."""
+
+    origin: Origin
+    payment: Payment
+
+    @property
+    def header(self) -> Header:
+        return self.payment.header
+
+
+type Repeat = Probe | SignIn | Pay
+
+
+@dataclass(slots=True)
+class Challenge:
+    """A complete 402 that is held, and the complete request that it answers."""
+
+    flow: http.HTTPFlow
+    request_body: bytes
+    probed: http.Response | None = None
+    """The 402 that answered a probe: its terms count instead of those of the held one."""
+    decision: PassOn | Repeat = PassOn(Reason.INTERNAL)
+    """To be set by the addon. The default stands if the addon fails."""
+    upstream_blocked: bool = False
+    """To be set by the addon: the server has not read all of the first request. On this connection the next one
+    would wait behind bytes that may never be read."""
