@@ -15,6 +15,7 @@ from egress.buyer import Buyer
 from egress.decisions import Challenge
 from egress.exchange import EGRESS_HEADER, BodyCopy, Exchange, Payment
 from egress.payer import Failure, Payer
+from egress.room import Room
 from egress.steering import Wishes
 from keyd import api
 from keyd.reasons import Reason
@@ -24,6 +25,8 @@ SMALL_BODY: Final = 64 * 1024
 without reading the body then cannot cut off an upload that is under way."""
 
 _NEVER_UPSTREAM: Final = ("Proxy-Authorization", "Proxy-Connection")
+_ANSWERED_HERE: Final = guard.REFUSED_HERE | {Reason.TOO_MANY_CONNECTIONS}
+"""Refusals for which the answer is egress's own, whatever its status."""
 _OWN_PAYMENT: Final = (x402.PAYMENT_SIGNATURE, x402.X_PAYMENT)
 
 _log = structlog.get_logger("egress")
@@ -32,9 +35,12 @@ _log = structlog.get_logger("egress")
 class X402Addon:
     """Keeps what is needed to repeat a request, has 402s paid, and tells the application what happened."""
 
-    def __init__(self, buyer: Buyer, payer: Payer, *, enabled: bool, max_request_body: int) -> None:
+    def __init__(
+        self, buyer: Buyer, payer: Payer, room: Room, *, enabled: bool, max_request_body: int
+    ) -> None:
         self._buyer = buyer
         self._payer = payer
+        self._room = room
         self._enabled = enabled
         self._max_request_body = max_request_body
         self.live: set[str] = set()
@@ -67,12 +73,13 @@ class X402Addon:
         exchange.refusal = exchange.refusal or reason
 
     def _keep_body(self, flow: http.HTTPFlow, exchange: Exchange) -> None:
+        exchange.share = self._room.share()
         length = flow.request.headers.get("content-length", "")
         known = int(length) if length.isdecimal() and len(length) < 20 else None
-        if known is not None and known <= min(SMALL_BODY, self._max_request_body):
+        small = known is not None and known <= min(SMALL_BODY, self._max_request_body)
+        if known is not None and small and exchange.share.take(known):
             return
-        exchange.body = BodyCopy(self._max_request_body)
-        exchange.body.overflowed = known is not None and known > self._max_request_body
+        exchange.body = BodyCopy(self._max_request_body, exchange.share, length=known)
         flow.request.stream = exchange.body
 
     # -- the 402 --------------------------------------------------------------------------------------------
@@ -106,23 +113,25 @@ class X402Addon:
             settlement = _settlement(response)
             self._report(payment, http_status=response.status_code, settlement=settlement)
             response.headers[EGRESS_HEADER] = _paid(payment, response, settlement)
-        elif _asks_for_payment(response) or exchange.refusal in guard.REFUSED_HERE:
+        elif _asks_for_payment(response) or exchange.refusal in _ANSWERED_HERE:
             if payment is not None:
                 self._report(payment, failure="not_sent")
             precondition = response.status_code == 412
-            otherwise = Reason.PAYMENT_PRECONDITION if precondition else Reason.BODY_TOO_LARGE
-            reason = exchange.refusal or otherwise
+            otherwise = Reason.PAYMENT_PRECONDITION if precondition else Reason.INTERNAL
+            reason = exchange.reason or otherwise
             response.headers[EGRESS_HEADER] = f"rejected; reason={reason}"
             _log.info("egress.rejected", host=flow.request.host, port=flow.request.port, reason=str(reason))
 
     def response(self, flow: http.HTTPFlow) -> None:
         self.live.discard(flow.id)
+        Exchange.of(flow).release()
         if flow.response is not None and flow.response.trailers is not None:
             flow.response.trailers.pop(EGRESS_HEADER, None)
 
     def error(self, flow: http.HTTPFlow) -> None:
         self.live.discard(flow.id)
         exchange = Exchange.of(flow)
+        exchange.release()
         if (payment := exchange.payment) is not None:
             # An application that hung up did not wait longer for the paid answer.
             sent: Failure = "timeout" if exchange.hung_up else "connection"

@@ -64,6 +64,10 @@ class EgressSettings(TomlSettings):
     """`payable`: look into TLS only towards hosts that keyd's policy could pay. `all`: towards every host."""
     max_request_body: Annotated[int, Field(ge=0, le=1 << 30)] = 4 * 1024 * 1024
     """Bytes of a request body that are kept to repeat the request. Larger bodies pass through unpaid."""
+    max_kept: Annotated[int, Field(ge=0, le=1 << 36)] = 256 * 1024 * 1024
+    """Bytes that all request bodies and 402 answers being kept may take together, for each worker process."""
+    max_connections_per_caller: Annotated[int, Field(ge=1, le=1 << 20)] = 1024
+    """Connections that one local user, or one other host, may have open at a time, to each worker process."""
     allow_private: tuple[Annotated[str, AfterValidator(_private_destination)], ...] = ()
     """Hosts (`host` or `host:port`) that may be reached although their address is private or loopback."""
     allowed_domains: tuple[Annotated[str, AfterValidator(_domain)], ...] = ()

@@ -7,9 +7,11 @@ from typing import Final
 
 from mitmproxy import http
 
+from egress.room import Room, Share
 from egress.steering import Wishes
 from egress.x402 import Header
 from keyd.api import SignReply
+from keyd.reasons import Reason
 
 EGRESS_HEADER: Final = "X-402-Egress"
 """The answer header in which egress tells the application what it did. Never believed from a server."""
@@ -23,28 +25,40 @@ class BodyCopy:
     Called by mitmproxy with each chunk (`flow.request.stream`).
     """
 
-    __slots__ = ("_kept", "limit", "overflowed")
+    __slots__ = ("_kept", "_share", "limit", "refusal")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, share: Share, *, length: int | None = None) -> None:
+        """`length`: Content-Length, if the request states it; a body that cannot be kept is not begun to be."""
         self.limit = limit
-        self.overflowed = False
+        self.refusal: Reason | None = None
+        """Why the body is not kept, and the request cannot be repeated."""
+        self._share = share
         self._kept = bytearray()  # not a list of chunks: those of one byte each take thirty times the room
+        if length is not None and length > limit:
+            self.refusal = Reason.BODY_TOO_LARGE
 
     def __call__(self, data: bytes) -> bytes:
-        if not self.overflowed:
-            self.overflowed = len(self._kept) + len(data) > self.limit
-            if self.overflowed:
-                self._kept = bytearray()
+        if self.refusal is None:
+            if len(self._kept) + len(data) > self.limit:
+                self._give_up(Reason.BODY_TOO_LARGE)
+            elif not self._share.take(len(data)):
+                self._give_up(Reason.EGRESS_FULL)
             else:
                 self._kept += data
         return data
 
+    def _give_up(self, reason: Reason) -> None:
+        self.refusal = reason
+        self._kept = bytearray()
+        self._share.give_back()
+
     def content(self) -> bytes:
-        """The whole body. Only meaningful if it did not overflow."""
+        """The whole body. Only meaningful if there is no `refusal`."""
         return bytes(self._kept)
 
     def discard(self) -> None:
-        self._kept = bytearray()
+        """Nothing needs it any more, however much of it is still to come."""
+        self._give_up(self.refusal or Reason.INTERNAL)
 
 
 @dataclass(slots=True)
@@ -65,6 +79,8 @@ class Exchange:
 
     body: BodyCopy | None = None
     """None: the body is small and held by mitmproxy itself, or there is none."""
+    share: Share = field(default_factory=Room(0).share)
+    """Memory for the body and for a held 402."""
     wishes: Wishes = field(default_factory=Wishes)
     refusal: str | None = None
     """Reason code why a 402 of this request is not, or was not, paid."""
@@ -79,7 +95,18 @@ class Exchange:
     @property
     def payable(self) -> bool:
         """Whether a 402 that arrives now should be held and paid."""
-        return self.refusal is None and self.payment is None and not (self.body and self.body.overflowed)
+        return self.reason is None and self.payment is None
+
+    @property
+    def reason(self) -> str | None:
+        """`refusal`, or why the body could not be kept."""
+        return self.refusal or (self.body.refusal if self.body else None)
+
+    def release(self) -> None:
+        """The exchange has ended: give back the memory that it took."""
+        if self.body is not None:
+            self.body.discard()
+        self.share.give_back()
 
     @classmethod
     def of(cls, flow: http.HTTPFlow) -> Exchange:

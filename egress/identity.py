@@ -97,6 +97,11 @@ class Identity:
         own = flow.metadata.get(_CREDENTIALS)
         return own if own is not None else self._tunnels.get(flow.client_conn.id, Credentials())
 
+    def owner(self, client: Client) -> str:
+        """Whom an open connection counts for: a user of this machine, else the host that it comes from."""
+        owner = self._owners.get(client.id)
+        return str(client.peername[0]) if owner is None else f"uid:{owner.uid}"
+
     async def _user(self, owner: Owner) -> api.Caller:
         found = None
         if self._look_for_process:

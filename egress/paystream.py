@@ -26,6 +26,7 @@ from typing import Final
 from mitmproxy import http
 from mitmproxy.connection import Connection
 from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers import tcp
 from mitmproxy.proxy.layers.http import (
     DropStream,
@@ -54,9 +55,10 @@ from egress.exchange import EGRESS_HEADER, Exchange
 from egress.flow_control import PacedStream
 from egress.http1 import AnswerBrokenOff
 from egress.origin import connected_origin
-from egress.x402 import MAX_BODY as MAX_402_BODY
 from keyd.reasons import Reason
 
+MAX_402_BODY: Final = 4 * 1024 * 1024
+"""Bytes of a 402 that are held. The paywall page of an official server takes 2.3 MB, and its header has the terms."""
 HOLD_LIMIT_S: Final = 10.0
 """How long a 402 may take to arrive completely. It is a few KB; a seller that drips it holds up an app."""
 UPLOAD_LIMIT_S: Final = 30.0
@@ -97,12 +99,16 @@ class PayStream(PacedStream):
     _repeats = 0
     _held: http.Response | None = None
     """The 402 that the repeat answers, as long as the application may still get it."""
-    _held_body: bytes = b""
+    _held_body: bytearray
     _probed: http.Response | None = None
     _on_reused_connection = False
     _alias: int | None = None
     """Stream id of the repeat on a multiplexed upstream connection, where ours belongs to the first request."""
     _deadline: _Deadline | None = None
+
+    def __init__(self, context: Context, stream_id: int) -> None:
+        super().__init__(context, stream_id)
+        self._held_body = bytearray()
 
     @property
     def _exchange(self) -> Exchange:
@@ -163,11 +169,12 @@ class PayStream(PacedStream):
             self._held_body += event.data
             if len(self._held_body) > MAX_402_BODY:
                 yield from self._release(Reason.TERMS_TOO_LARGE)
+            elif not self._exchange.share.take(len(event.data)):
+                yield from self._release(Reason.EGRESS_FULL)
         elif isinstance(event, ResponseTrailers):
             self.flow.response.trailers = event.trailers
         elif isinstance(event, ResponseEndOfMessage):
-            self.flow.response.data.content = bytes(self._held_body)
-            self._held_body = b""
+            self.flow.response.data.content, self._held_body = bytes(self._held_body), bytearray()
             if self.client_state == self.state_done:
                 yield from self._decide()
             else:
@@ -180,7 +187,7 @@ class PayStream(PacedStream):
         if (yield from self.check_killed(True)):
             return
         yield from self.start_response_stream()
-        held, self._held_body = self._held_body, b""
+        held, self._held_body = bytes(self._held_body), bytearray()
         if held:
             yield from self.state_stream_response_body(ResponseData(self.stream_id, held))
 
@@ -224,8 +231,8 @@ class PayStream(PacedStream):
             body = self._exchange.body
             assert body is not None  # only streamed uploads can be overtaken by their answer
             body(event.data)
-            if body.overflowed and self.server_state == self.state_wait_for_upload:
-                yield from self._pass_on(Reason.BODY_TOO_LARGE)
+            if body.refusal and self.server_state == self.state_wait_for_upload:
+                yield from self._pass_on(body.refusal)
         elif isinstance(event, RequestTrailers):
             self.flow.request.trailers = event.trailers
         elif isinstance(event, RequestEndOfMessage):
@@ -280,17 +287,18 @@ class PayStream(PacedStream):
                 yield from self._end_probe()
         elif isinstance(event, ResponseData):
             self._held_body += event.data
-            if len(self._held_body) > MAX_402_BODY:
+            room = self._exchange.share.take(len(event.data))
+            if not room or len(self._held_body) > MAX_402_BODY:
                 yield from self._end_probe()
         elif isinstance(event, ResponseEndOfMessage):
             assert self._probed is not None
-            self._probed.data.content, self._held_body = self._held_body, b""
+            self._probed.data.content, self._held_body = bytes(self._held_body), bytearray()
             self.flow.response, self._held = self._held, None
             yield from self._decide()
 
     def _end_probe(self) -> layer.CommandGenerator[None]:
         """It brought no terms: the application gets its own 402, and the server need not go on answering."""
-        self._held_body = b""
+        self._held_body = bytearray()
         self.flow.response, self._held = self._held, None
         if self.context.server.connected:
             cancelled = RequestProtocolError(self._upstream_id, "probe without terms", ErrorCode.CANCEL)
@@ -424,8 +432,6 @@ class PayStream(PacedStream):
         ):  # upgraded: a plain pipe, whose messages nobody looks at
             self.child_layer.flow = None
         yield from self._drop_alias()
-        if (body := self._exchange.body) is not None:
-            body.discard()
 
     def _drop_alias(self) -> layer.CommandGenerator[None]:
         if self._alias is not None:

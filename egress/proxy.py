@@ -22,6 +22,7 @@ from egress import flow_control, http1, http2, trust
 from egress.addon import X402Addon
 from egress.buyer import Buyer
 from egress.config import EgressSettings
+from egress.connections import ConnectionLimit
 from egress.destinations import AllowedDomains, AllowedPrivate
 from egress.guard import Guard
 from egress.identity import Identity
@@ -30,6 +31,7 @@ from egress.listener import Proxyserver, listeners
 from egress.payer import Payer
 from egress.policy import PayablePolicy
 from egress.proxy_address import ProxyAddress
+from egress.room import Room
 from egress.status import Status
 from egress.upstream import UpstreamProxy
 from keyd.api import Origin
@@ -77,7 +79,11 @@ class Egress:
         )
         buyer = Buyer(self._payer, self._identity, self.policy.covers)
         self._x402 = X402Addon(
-            buyer, self._payer, enabled=settings.pays, max_request_body=settings.max_request_body
+            buyer,
+            self._payer,
+            Room(settings.max_kept),
+            enabled=settings.pays,
+            max_request_body=settings.max_request_body,
         )
         self._layers = PayNextLayer(self._may_intercept)
         self._proxyserver = Proxyserver(sockets)
@@ -170,6 +176,7 @@ class Egress:
             tlsconfig.TlsConfig(),
             *_routing(settings, asyncio.get_running_loop()),
             self._identity,
+            ConnectionLimit(settings.max_connections_per_caller, self._identity.owner),
             self._x402,
             _OnRunning(self._announce),
         )

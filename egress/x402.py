@@ -29,7 +29,7 @@ MAX_HEADER: Final = 128 * 1024
 """Bytes of an incoming header value. Six offers take 2 KB and a bazaar extension up to 6 KB more; the
 largest seen is below 64 KB, which must be readable."""
 MAX_BODY: Final = 256 * 1024
-"""Bytes of a 402 body. The largest version 1 body seen is 6 KB; HTML paywalls of 2.3 MB carry no terms."""
+"""Bytes of a 402 body that are read as terms. The largest version 1 body seen is 6 KB."""
 MAX_PAYMENT_HEADER: Final = 7500
 """Bytes of an outgoing PAYMENT-SIGNATURE. nginx, Apache and aiohttp refuse a header line above 8 KiB."""
 

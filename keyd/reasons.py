@@ -84,6 +84,8 @@ class Reason(StrEnum):
     PAYMENT_HEADER_TOO_LONG = "payment_header_too_long"
     PAYMENT_PRECONDITION = "payment_precondition"
     BODY_TOO_LARGE = "body_too_large"
+    EGRESS_FULL = "egress_full"
+    TOO_MANY_CONNECTIONS = "too_many_connections"
     HOST_UNVERIFIED = "host_unverified"
     OWN_PAYMENT = "own_payment"
     APP_DECLINED = "app_declined"
@@ -347,6 +349,14 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.BODY_TOO_LARGE: Explanation(
         "The request's body was too large to keep, so the request cannot be repeated with a payment.",
         "Raise `max_request_body` in egress.toml, or send a smaller body.",
+    ),
+    Reason.EGRESS_FULL: Explanation(
+        "egress keeps as much of other requests and answers as it may, so this one could not be kept to be repeated.",
+        "Try again, with fewer large requests at the same time, or raise `max_kept` in egress.toml.",
+    ),
+    Reason.TOO_MANY_CONNECTIONS: Explanation(
+        "The user or host has as many connections to egress as it may; this one was answered with 429 and closed.",
+        "Close connections that are not used, or raise `max_connections_per_caller` in egress.toml.",
     ),
     Reason.HOST_UNVERIFIED: Explanation(
         "The host that was connected to is not the one that was named, so it is unclear who would be paid.",

@@ -27,6 +27,10 @@ in
       "`payable`: look into TLS only towards hosts that keyd's policy could pay. `all`: towards every host.";
     maxRequestBody = option (types.ints.between 0 1073741824) 4194304
       "Bytes of a request body that are kept to repeat the request. Larger bodies pass through unpaid.";
+    maxKept = option (types.ints.between 0 68719476736) 268435456
+      "Bytes that all request bodies and 402 answers being kept may take together, for each worker process.";
+    maxConnectionsPerCaller = option (types.ints.between 1 1048576) 1024
+      "Connections that one local user, or one other host, may have open at a time, to each worker process.";
     allowPrivate = option (types.listOf types.str) [ ]
       "Hosts (`host` or `host:port`) that may be reached although their address is private or loopback.";
     allowedDomains = option (types.listOf types.str) [ ]

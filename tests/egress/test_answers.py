@@ -34,7 +34,7 @@ PAYABLE = {
     "header without padding": response(402, {"PAYMENT-REQUIRED": V2.rstrip("=")}, b"{}"),
     "chunked body": chunked(402, {"PAYMENT-REQUIRED": V2}, b"pay"),
     "64 KiB of terms": response(402, {"PAYMENT-REQUIRED": encode({**TERMS, "error": "x" * 48 * 1024})}),
-    "200 KiB of body": payment_required(b"x" * 200 * 1024),
+    "3 MiB of body": payment_required(b"x" * 3 * 1024 * 1024),
     "version 1 body": response(402, {}, V1_BODY),
     "version 1 body, chunked": chunked(402, {}, V1_BODY),
     "version 1 body, malformed header": response(402, {"PAYMENT-REQUIRED": "%%%"}, V1_BODY),
@@ -112,9 +112,9 @@ async def test_a_402_that_is_too_large_streams_through_unpaid(world: World) -> N
     async def script(connection: Connection) -> None:
         await connection.request()
         await connection.send(
-            response(402, {"PAYMENT-REQUIRED": V2, "Content-Length": str(600_000)}, length=False)
+            response(402, {"PAYMENT-REQUIRED": V2, "Content-Length": str(4_600_000)}, length=False)
         )
-        await connection.send(b"x" * 300_000)
+        await connection.send(b"x" * 4_300_000)
         await more.wait()
         await connection.send(b"y" * 300_000)
 
@@ -122,7 +122,7 @@ async def test_a_402_that_is_too_large_streams_through_unpaid(world: World) -> N
         await app.send()
         answer = await app.answer(head_only=True)
         assert answer.get("X-402-Egress") == "rejected; reason=terms_too_large"
-        assert await app.reader.readexactly(300_000) == b"x" * 300_000  # before the server sends the rest
+        assert await app.reader.readexactly(4_300_000) == b"x" * 4_300_000  # before the server sends the rest
         more.set()
         assert await app.reader.readexactly(300_000) == b"y" * 300_000
     assert world.keyd.requests == []

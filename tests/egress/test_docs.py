@@ -31,5 +31,5 @@ def test_the_page_names_every_key_with_its_default() -> None:
 
 
 def test_the_page_quotes_the_limits_that_are_in_force() -> None:
-    assert f"at most {paystream.MAX_402_BODY // 1024} KiB and {paystream.HOLD_LIMIT_S:.0f} seconds" in PAGE
+    assert f"at most {paystream.MAX_402_BODY >> 20} MiB and {paystream.HOLD_LIMIT_S:.0f} seconds" in PAGE
     assert f"every {policy.POLL_INTERVAL_S:.0f} seconds" in PAGE

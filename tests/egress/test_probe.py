@@ -78,7 +78,7 @@ async def test_a_request_without_accept_is_probed_and_paid_without_one(world: Wo
         response(200, {"Content-Type": "application/json"}, b'{"content": "free as JSON"}'),
         response(302, {"Location": "https://evil.example/"}),
         response(500, {}, b"broken"),
-        response(402, {"Content-Type": "application/json"}, b"x" * 300_000),
+        response(402, {"Content-Type": "application/json"}, b"x" * 4_300_000),
     ],
     ids=["page again", "no terms", "content", "redirect", "error", "too large"],
 )
