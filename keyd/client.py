@@ -72,8 +72,10 @@ class KeydClient:
     async def health(self) -> api.Health:
         return await self._call("health", api.Health)
 
-    async def policy_change(self, patch: api.PolicyPatch) -> api.PolicyChanged:
-        return await self._call("policy_change", api.PolicyChanged, patch)
+    async def policy_change(self, patch: api.PolicyPatch, *, as_agent: bool = False) -> api.PolicyChanged:
+        """`as_agent`: what would permit more becomes a proposal, also if this user is an administrator."""
+        query = {"as": api.Role.AGENT.value} if as_agent else None
+        return await self._call("policy_change", api.PolicyChanged, patch, query=query)
 
     async def policy_reset(self, request: api.PolicyReset) -> api.PolicyChanged:
         return await self._call("policy_reset", api.PolicyChanged, request)
@@ -109,6 +111,9 @@ class KeydClient:
         filters = {"state": state, "domain": domain, "limit": str(limit)}
         query = {name: value for name, value in filters.items() if value is not None}
         return await self._call("payments", api.PaymentList, query=query)
+
+    async def refusals(self, *, limit: int = 50) -> api.RefusalList:
+        return await self._call("refusals", api.RefusalList, query={"limit": str(limit)})
 
     async def payment(self, payment_id: str) -> api.PaymentStory:
         return await self._call("payment", api.PaymentStory, resource=payment_id)

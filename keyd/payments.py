@@ -19,6 +19,9 @@ Until then the intent gets neither the old authorization nor a new one (docs/adr
 COOL_DOWN_S: Final = 10
 """After a server refused a payment, its own retry loop must not be answered with the same header at once."""
 
+REFUSALS_SEARCHED: Final = 2_000
+"""Newest entries among which refusals are looked for: there is no index of them, and old ones explain nothing."""
+
 _SELECT: Final = (
     "SELECT payment_id, state, delivered, proven, domain, caller, wallet, network, asset, amount, usd_micros,"
     " authorization, signed_at, day, signed_seq, last_seq FROM payments "
@@ -43,6 +46,10 @@ _SPEND_BY: Final = {
     " FROM facts f JOIN payments p ON p.payment_id = substr(f.key, 18)"
     " WHERE f.kind = 'session_payment' AND p.day BETWEEN ? AND ? GROUP BY session ORDER BY usd DESC, session",
 }
+_REFUSED: Final = (
+    "SELECT CAST(entry AS BLOB), hash FROM entries WHERE seq > (SELECT head_seq FROM meta) - ?"
+    " AND json_extract(entry, '$.type') = 'x402.payment.rejected' ORDER BY seq DESC LIMIT ?"
+)
 _FOREVER: Final = "9999-12-31"
 
 
@@ -120,6 +127,13 @@ def entries_about(db: sqlite3.Connection, payment: Payment) -> list[Entry]:
         "SELECT CAST(entry AS BLOB), hash FROM entries WHERE seq = ?", (story[0].data["attempt"],)
     ).fetchone()
     return [entry.decode(*attempt), *story]
+
+
+def refused(db: sqlite3.Connection, limit: int) -> list[Entry]:
+    """The newest `x402.payment.rejected`, newest first, among the newest entries."""
+    return [
+        entry.decode(encoded, hash_) for encoded, hash_ in db.execute(_REFUSED, (REFUSALS_SEARCHED, limit))
+    ]
 
 
 def signed_between(db: sqlite3.Connection, after_s: int, until_s: int) -> int:

@@ -94,6 +94,11 @@ class Views:
         )
         return api.PaymentList(payments=[self._payment(payment) for payment in rows])
 
+    def refusals(self, limit: int) -> api.RefusalList:
+        """What was not paid, the newest first."""
+        entries = self._ledger.read(lambda db: payments.refused(db, min(max(limit, 0), MAX_ROWS)))
+        return api.RefusalList(refusals=[_refused(entry) for entry in entries])
+
     def story(self, payment_id: str) -> api.PaymentStory | None:
         """Every entry about one payment; None if there is no such payment."""
 
@@ -162,6 +167,18 @@ def ledger_entry(entry: Entry) -> api.LedgerEntry:
         actor=entry.actor,
         data=dict(entry.data),
         hash=entry.hash.hex(),
+    )
+
+
+def _refused(entry: Entry) -> api.RefusedPayment:
+    data = entry.data
+    return api.RefusedPayment(
+        at=entry.ts,
+        domain=data["domain"],
+        caller=data["caller"],
+        code=data["code"],
+        detail=data["detail"],
+        approval=data.get("approval"),
     )
 
 

@@ -33,6 +33,7 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = {
     "spend": Endpoint("GET", "/x402/spend", frozenset({Role.ADMIN, Role.AGENT})),
     "payments": Endpoint("GET", "/x402/payments", frozenset({Role.ADMIN, Role.AGENT})),
     "payment": Endpoint("GET", "/x402/payments/{id}", frozenset({Role.ADMIN, Role.AGENT})),
+    "refusals": Endpoint("GET", "/x402/refusals", frozenset({Role.ADMIN, Role.AGENT})),
     "open_payments": Endpoint("GET", "/x402/open", frozenset({Role.RECONCILER})),
     "evidence": Endpoint("POST", "/x402/evidence", frozenset({Role.RECONCILER})),
     "wallet_create": Endpoint("POST", "/wallet/create", frozenset({Role.ADMIN})),

@@ -276,6 +276,26 @@ class PaymentList(Message):
     payments: list[PaymentView]
 
 
+class RefusedPayment(Message):
+    """One 402 that was not paid."""
+
+    at: str
+    """RFC 3339, UTC."""
+    domain: str
+    caller: str
+    code: str
+    detail: str
+    """The figures; text that came from a seller in it is escaped."""
+    approval: str | None
+    """Id under which an administrator may approve it, if it was held."""
+
+
+class RefusalList(Message):
+    """`GET /x402/refusals?limit=`: the newest first, as far as they are among the newest entries of the ledger."""
+
+    refusals: list[RefusedPayment]
+
+
 class PaymentStory(Message):
     """`GET /x402/payments/{id}`: every entry about one payment, from the offer to the proof."""
 

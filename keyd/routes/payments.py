@@ -36,6 +36,7 @@ class PaymentRoutes:
             "spend": self.spend,
             "payments": self.payments,
             "payment": self.payment,
+            "refusals": self.refusals,
         }
 
     async def sign(self, request: web.Request) -> web.Response:
@@ -86,6 +87,9 @@ class PaymentRoutes:
         state, domain = request.query.get("state"), request.query.get("domain")
         limit = number(request, "limit", default=50)
         return respond(self._views.payments(state=state, domain=domain, limit=limit))
+
+    async def refusals(self, request: web.Request) -> web.Response:
+        return respond(self._views.refusals(number(request, "limit", default=50)))
 
     async def payment(self, request: web.Request) -> web.Response:
         payment_id = request.match_info["id"]

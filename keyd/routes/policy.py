@@ -48,7 +48,14 @@ class PolicyRoutes:
     async def policy_change(self, request: web.Request) -> web.Response:
         peer = peer_of_request(request)
         patch = await parse(request, api.PolicyPatch)
-        return _answer_or_refuse(await self._admin.change(peer, self._roles.of(peer), patch))
+        return _answer_or_refuse(await self._admin.change(peer, self._acting(request), patch))
+
+    def _acting(self, request: web.Request) -> frozenset[api.Role]:
+        """The peer's roles, or less: whoever speaks for an agent can say so (`?as=agent`)."""
+        acting = request.query.get("as")
+        if acting not in (None, api.Role.AGENT):
+            raise Refused(Reason.REQUEST_MALFORMED, "as is `agent`, or left out", 400)
+        return self._roles.of(peer_of_request(request)) if acting is None else frozenset({api.Role.AGENT})
 
     async def policy_reset(self, request: web.Request) -> web.Response:
         message = await parse(request, api.PolicyReset)

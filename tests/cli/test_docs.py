@@ -52,6 +52,7 @@ def test_every_message_of_the_protocol_has_an_example():
         api.BudgetChange,
         api.Proposal,
         api.QuotedOffer,
+        api.RefusedPayment,
         api.PaymentView,
         api.OpenPayment,
         api.LedgerEntry,

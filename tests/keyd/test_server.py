@@ -296,3 +296,30 @@ async def test_quotes_are_bounded_by_the_minute_and_cost_nothing(keyd: Keyd, cli
     with pytest.raises(KeydRefused, match="rate_limit"):
         await client.quote(request)
     assert keyd.rig.entries() == []
+
+
+async def test_an_administrator_who_speaks_for_an_agent_widens_nothing(client: KeydClient) -> None:
+    wider = api.PolicyPatch(max_payment_usd="0.50")
+    filed = await client.policy_change(wider, as_agent=True)
+    assert (filed.applied, filed.wider) == (False, ["raises the payment cap to 0.50 USD"])
+    assert (await client.policy_change(api.PolicyPatch(max_payment_usd="0.05"), as_agent=True)).applied
+    assert (await client.policy()).max_payment == "0.05"
+    assert (await client.policy_change(wider)).applied
+
+
+async def test_nobody_speaks_for_an_administrator(keyd: Keyd) -> None:
+    keyd.grant(Role.AGENT)
+    status, answer = await keyd.raw("PATCH", "/x402/policy?as=admin", {"max_payment_usd": "0.50"})
+    assert (status, answer["code"]) == (400, "request_malformed")
+
+
+async def test_refusals_are_listed_the_newest_first(keyd: Keyd, client: KeydClient) -> None:
+    keyd.rig.policy(approve_above=500)
+    for what, amount in enumerate(["100001", "1000"]):
+        with pytest.raises(KeydRefused):
+            await client.sign(sign_request(offer(amount), what=what))
+    held, dear = (await client.refusals()).refusals
+    assert (held.code, dear.code) == ("approval_required", "cap_per_payment")
+    assert (held.domain, held.caller, dear.approval) == ("api.example.com", "uid:1000", None)
+    assert held.approval == (await client.policy()).pending[0].id
+    assert [r.code for r in (await client.refusals(limit=1)).refusals] == ["approval_required"]
