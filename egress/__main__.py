@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from egress import logs
 from egress.config import EgressSettings
-from egress.proxy import serve
+from egress.listener import listeners
+from egress.workers import Workers
 from keyd.configfile import ConfigError, load
+from keyd.service_manager import Notifier
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -23,18 +28,47 @@ from keyd.configfile import ConfigError, load
     help="Configuration file; docs/egress.md explains every key.",
 )
 @click.option("--check", is_flag=True, help="Check the configuration file, then exit.")
-def main(config_file: Path, check: bool) -> None:
+@click.option("--worker-of", "parent", type=int, hidden=True)
+@click.option("--worker-socket", "descriptors", type=int, multiple=True, hidden=True)
+def main(config_file: Path, check: bool, parent: int | None, descriptors: Sequence[int]) -> None:
     """Proxy that pays 402 answers (x402) with payments that keyd allows."""
     try:
         settings = load(EgressSettings, config_file)
         if check:
             return
         logs.configure()
-        asyncio.run(serve(settings))
+        if parent is not None:
+            code = _be_worker(settings, descriptors, parent)
+        elif settings.workers > 1:
+            code = asyncio.run(_supervise(settings, config_file))
+        else:
+            code = _be_alone(settings)
     except ConfigError as error:
         click.echo(f"osmoda-egress: error: {error}", err=True)
         click.echo(f"osmoda-egress: hint: {error.hint}", err=True)
         raise SystemExit(2) from None
+    raise SystemExit(code)
+
+
+def _be_alone(settings: EgressSettings) -> int:
+    from egress.proxy import serve
+
+    asyncio.run(serve(settings, listeners(settings.listen, os.environ)))
+    return 0
+
+
+def _be_worker(settings: EgressSettings, descriptors: Sequence[int], parent: int) -> int:
+    from egress.proxy import serve_as_worker
+
+    sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+    asyncio.run(serve_as_worker(settings, sockets, parent))
+    return 0
+
+
+async def _supervise(settings: EgressSettings, config_file: Path) -> int:
+    """Without the proxy in its memory, which is why the others import it where they need it."""
+    sockets = listeners(settings.listen, os.environ)
+    return await Workers(config_file, settings.workers, sockets, Notifier(os.environ)).run()
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ class X402Addon:
 
     # -- the answer -----------------------------------------------------------------------------------------
 
-    def responseheaders(self, flow: http.HTTPFlow) -> None:
+    async def responseheaders(self, flow: http.HTTPFlow) -> None:
         assert flow.response is not None
         exchange, response = Exchange.of(flow), flow.response
         response.stream = True
@@ -113,6 +113,7 @@ class X402Addon:
             settlement = _settlement(response)
             self._report(payment, http_status=response.status_code, settlement=settlement)
             response.headers[EGRESS_HEADER] = _paid(payment, response, settlement)
+            await self._payer.reported(payment.fingerprint)
         elif _asks_for_payment(response) or exchange.refusal in _ANSWERED_HERE:
             if payment is not None:
                 self._report(payment, failure="not_sent")

@@ -81,6 +81,8 @@ class EgressSettings(TomlSettings):
     """PEM file of certificate authorities trusted for upstream TLS, besides those of the system."""
     drain_seconds: Annotated[float, Field(ge=0, le=3600)] = 30.0
     """How long requests that are under way may go on after SIGTERM."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that serve the same address. They share keyd, and so its budget."""
     identify: Literal["uid", "process"] = "uid"
     """`uid`: the kernel says which user asks. `process`: the ledger also gets pid and systemd unit, where
     egress may read them."""

@@ -14,6 +14,9 @@ REPORT_RETRY_DELAYS_S: Final = (0.2, 1.0, 3.0)
 """Pauses before a report is tried again. A report that is lost costs no money: the payment stays open in keyd
 and counts as spent. It can make the next identical request a repeat instead of a new purchase."""
 
+REPORT_PATIENCE_S: Final = 1.0
+"""How long an answer may wait for its report, where other workers have to know of it. keyd takes milliseconds."""
+
 _log = structlog.get_logger("egress.payer")
 
 type Failure = Literal["connection", "timeout", "not_sent"]
@@ -23,8 +26,10 @@ class Payer:
     """Orders the messages to keyd: a request is not put forward while the outcome of an identical one is still
     on its way, because keyd would take the new purchase for a repeat of the old one."""
 
-    def __init__(self, keyd: KeydClient) -> None:
+    def __init__(self, keyd: KeydClient, *, among_others: bool = False) -> None:
+        """`among_others`: the next identical request may come to another process, which knows nothing of reports here."""
         self._keyd = keyd
+        self._among_others = among_others
         self._reports: dict[str, set[asyncio.Task[None]]] = {}
 
     async def sign(self, request: SignRequest) -> SignReply:
@@ -45,6 +50,12 @@ class Payer:
                 del self._reports[fingerprint]
 
         task.add_done_callback(done)
+
+    async def reported(self, fingerprint: str) -> None:
+        """Return when the answer to this request may go to the application. Among others that is when keyd knows of it:
+        an application that asks again at once would otherwise be told that its payment is still open."""
+        if self._among_others and (reports := self._reports.get(fingerprint)):
+            await asyncio.wait(reports, timeout=REPORT_PATIENCE_S)
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until every report is answered or lost, at most `timeout_s` seconds."""

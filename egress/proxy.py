@@ -27,11 +27,12 @@ from egress.destinations import AllowedDomains, AllowedPrivate
 from egress.guard import Guard
 from egress.identity import Identity
 from egress.layers import PayNextLayer
-from egress.listener import Proxyserver, listeners
+from egress.parent import end_with
 from egress.payer import Payer
 from egress.policy import PayablePolicy
 from egress.proxy_address import ProxyAddress
 from egress.room import Room
+from egress.server import Proxyserver
 from egress.status import Status
 from egress.upstream import UpstreamProxy
 from keyd.api import Origin
@@ -72,7 +73,7 @@ class Egress:
         self.ready = asyncio.Event()
         self.keyd = KeydClient(settings.keyd_socket, timeout_s=KEYD_TIMEOUT_S)
         self.policy = PayablePolicy(self.keyd, self._status.keyd_answers)
-        self._payer = Payer(self.keyd)
+        self._payer = Payer(self.keyd, among_others=settings.workers > 1)
         self._identity = Identity(
             {caller.name: bytes.fromhex(caller.token_sha256) for caller in settings.callers},
             look_for_process=settings.identify == "process",
@@ -127,8 +128,12 @@ class Egress:
         """Stop accepting, let what is under way finish for `drain_seconds`, then stop. A second call stops now."""
         if self._draining is not None:
             self.stop()
-            return
-        self._draining = asyncio.create_task(self._drain(), name="drain")
+        self.drain_once()
+
+    def drain_once(self) -> None:
+        """The same, but a second call changes nothing."""
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain(), name="drain")
 
     async def _drain(self) -> None:
         self._status.stopping()
@@ -211,11 +216,28 @@ def _routing(settings: EgressSettings, loop: asyncio.AbstractEventLoop) -> list[
     return [guard, proxy]
 
 
-async def serve(settings: EgressSettings) -> None:
+async def serve(settings: EgressSettings, sockets: Sequence[socket.socket]) -> None:
     """Run until SIGTERM or SIGINT; a second signal stops at once. Raises ConfigError."""
-    egress = Egress(settings, listeners(settings.listen, os.environ), Notifier(os.environ))
+    egress = Egress(settings, sockets, Notifier(os.environ))
+    _on_signals(egress.drain, egress.drain)
+    await _run(egress)
+
+
+async def serve_as_worker(settings: EgressSettings, sockets: Sequence[socket.socket], parent: int) -> None:
+    """Run beside others on the same sockets (egress.workers): SIGTERM drains, however often it is sent; SIGINT stops
+    at once. The end of process `parent`, which started this one, is a SIGTERM too."""
+    egress = Egress(settings, sockets, Notifier(os.environ))
+    _on_signals(egress.drain_once, egress.stop)
+    end_with(parent)
+    await _run(egress)
+
+
+def _on_signals(sigterm: Callable[[], None], sigint: Callable[[], None]) -> None:
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, egress.drain)
+    loop.add_signal_handler(signal.SIGTERM, sigterm)
+    loop.add_signal_handler(signal.SIGINT, sigint)
+
+
+async def _run(egress: Egress) -> None:
     logging.getLogger("mitmproxy").setLevel(logging.WARNING)
     await egress.run()

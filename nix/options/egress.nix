@@ -43,6 +43,8 @@ in
       "PEM file of certificate authorities trusted for upstream TLS, besides those of the system.";
     drainSeconds = option (types.numbers.between 0 3600) 30.0
       "How long requests that are under way may go on after SIGTERM.";
+    workers = option (types.ints.between 1 64) 1
+      "Processes that serve the same address. They share keyd, and so its budget.";
     identify = option (types.enum [ "uid" "process" ]) "uid"
       "`uid`: the kernel says which user asks. `process`: the ledger also gets pid and systemd unit.";
     callers = option (types.listOf caller) [ ] "Names and tokens for callers that the kernel cannot name.";

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import ssl
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from egress.listener import listeners
 from egress.proxy import Egress
 from tests.egress.support.client import App
 from tests.egress.support.keyd import FakeKeyd, fake_keyd
+from tests.egress.support.manager import Manager
 from tests.egress.support.process import toml
 from tests.egress.support.upstream import Script, Upstream, serving
 
@@ -95,6 +96,13 @@ def config(tmp_path: Path, keyd: FakeKeyd, pki: Pki) -> WriteConfig:
         return file
 
     return write
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    manager = Manager(tmp_path / "notify")
+    yield manager
+    manager.close()
 
 
 type RunEgress = Callable[..., AbstractAsyncContextManager[Egress]]

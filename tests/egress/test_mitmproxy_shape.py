@@ -37,13 +37,13 @@ RELIED_ON: dict[str, tuple[Callable[..., Any] | type, str]] = {
         server.ConnectionHandler,
         "f7209a1273f3",
     ),
-    "egress/listener.py (setup_servers), egress/proxy.py (connections)": (
+    "egress/server.py (setup_servers), egress/proxy.py (connections)": (
         proxyserver.Proxyserver,
         "274ee0764207",
     ),
     "egress/proxy.py (run)": (master.Master, "e466d3e6ff59"),
-    "egress/listener.py (_servers, handle_stream)": (mode_servers.AsyncioServerInstance, "d565bfefd6af"),
-    "egress/listener.py (_instances, update)": (proxyserver.Servers, "6c950fbed489"),
+    "egress/server.py (_servers, handle_stream)": (mode_servers.AsyncioServerInstance, "d565bfefd6af"),
+    "egress/server.py (_instances, update)": (proxyserver.Servers, "6c950fbed489"),
     "egress/origin.py (SNI is what is verified)": (tlsconfig.TlsConfig.tls_start_server, "2e2dc9c25670"),
     "egress/trust.py (names of the files)": (certs.CertStore.from_store, "202a158d9075"),
     "egress/addon.py (tcp_message, messages)": (tcp.TCPLayer, "5e842b94cd44"),

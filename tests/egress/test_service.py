@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,39 +13,13 @@ from keyd.service_manager import Notifier
 from tests.egress.conftest import WriteConfig
 from tests.egress.support.client import App
 from tests.egress.support.keyd import fake_keyd
+from tests.egress.support.manager import Manager
 from tests.egress.support.process import egress_process
 from tests.egress.support.upstream import selling, serving
 from tests.egress.support.wire import response
 
 FREE = selling(lambda _: b"", lambda _: response(200, {}, b"free"))
 WATCHDOG_USEC = 300_000
-
-
-class Manager:
-    """The socket that the service manager reads states from."""
-
-    def __init__(self, path: Path) -> None:
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(str(path))
-        self._socket.setblocking(False)
-        self.environment = {"NOTIFY_SOCKET": str(path)}
-
-    async def next(self, *, but: str = "WATCHDOG=1") -> str:
-        """The next message other than `but`."""
-        while True:
-            message = (await asyncio.get_running_loop().sock_recv(self._socket, 4096)).decode()
-            if message != but:
-                return message
-
-    def close(self) -> None:
-        self._socket.close()
-
-
-@pytest.fixture
-def manager(tmp_path: Path) -> Iterator[Manager]:
-    manager = Manager(tmp_path / "notify")
-    yield manager
-    manager.close()
 
 
 async def test_ready_is_said_when_egress_listens_and_keyd_answers(

@@ -75,6 +75,8 @@ class FakeKeyd:
         self.outcomes: asyncio.Queue[api.OutcomeReport] = asyncio.Queue()
         self.outcome_gate = asyncio.Event()
         self.outcome_gate.set()
+        self.outcome_asked = asyncio.Event()
+        """Set when a report has arrived, answered or not."""
         self.outcome_failures = 0
         self.allowed_domains = ["*"]
         self.policy_asked = asyncio.Event()
@@ -101,6 +103,7 @@ class FakeKeyd:
             self.outcome_failures -= 1
             assert http_request.transport is not None
             http_request.transport.abort()
+        self.outcome_asked.set()
         await self.outcome_gate.wait()
         report = api.OutcomeReport.model_validate_json(await http_request.read())
         self.outcomes.put_nowait(report)
