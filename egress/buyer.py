@@ -33,11 +33,15 @@ _log = structlog.get_logger("egress")
 class Buyer:
     """Judges nothing about money: what is paid is keyd's decision."""
 
-    def __init__(self, payer: Payer, identity: Identity, may_pay: Callable[[api.Origin], bool]) -> None:
-        """`may_pay`: whether keyd's policy covers an origin; others are not even asked for their terms."""
+    def __init__(
+        self, payer: Payer, identity: Identity, may_pay: Callable[[api.Origin], bool], *, flat_dialect: bool
+    ) -> None:
+        """`may_pay`: whether keyd's policy covers an origin; others are not even asked for their terms.
+        `flat_dialect`: terms in osModa's flat form are terms."""
         self._payer = payer
         self._identity = identity
         self._may_pay = may_pay
+        self._flat_dialect = flat_dialect
 
     async def decide(self, challenge: Challenge) -> PassOn | Repeat:
         flow, exchange = challenge.flow, Exchange.of(challenge.flow)
@@ -47,7 +51,7 @@ class Buyer:
         if origin is None or not names_origin(flow.request, origin):
             return PassOn(Reason.HOST_UNVERIFIED)
         try:
-            stated = _terms(challenge)
+            stated = self._terms(challenge)
         except x402.X402Error as error:
             _log.info("egress.terms_missing", origin=str(origin), fault=str(error))
             return self._without_terms(flow, origin)
@@ -62,6 +66,16 @@ class Buyer:
         except ValidationError as error:
             return PassOn(_unfit(error))
         return await self._ask_keyd(request, required, origin)
+
+    def _terms(self, challenge: Challenge) -> x402.PaymentRequired:
+        """Raises X402Error."""
+        answer = challenge.probed or challenge.flow.response
+        assert answer is not None
+        return x402.read_payment_required(
+            answer.headers.get_all(x402.PAYMENT_REQUIRED),
+            answer.raw_content or b"",
+            flat_dialect=self._flat_dialect,
+        )
 
     def _without_terms(self, flow: http.HTTPFlow, origin: api.Origin) -> PassOn | Probe:
         """A page for people may hide the terms: programs are asked once, if that changes nothing on the server."""
@@ -89,6 +103,10 @@ class Buyer:
         except KeydProtocolError:
             return PassOn(Reason.KEYD_ERROR)
         try:
+            if (
+                required.dialect == "flat"
+            ):  # the seller's words in x402's terms: what the payment names as `accepted`
+                required = replace(required, accepts=(reply.requirements,))
             payload = reply.payload.model_dump(by_alias=True)
             header = x402.encode_payment(required, reply.accepted, payload, reply.payment_id)
         except x402.X402Error:
@@ -96,15 +114,6 @@ class Buyer:
             self._payer.report(request.fingerprint, not_sent)
             return PassOn(Reason.KEYD_ERROR)
         return Pay(origin, Payment(reply, header, request.fingerprint))
-
-
-def _terms(challenge: Challenge) -> x402.PaymentRequired:
-    """Raises X402Error."""
-    answer = challenge.probed or challenge.flow.response
-    assert answer is not None
-    return x402.read_payment_required(
-        answer.headers.get_all(x402.PAYMENT_REQUIRED), answer.raw_content or b""
-    )
 
 
 def sign_request(
@@ -127,6 +136,7 @@ def sign_request(
         session=who.session,
         started_at=int(request.timestamp_start * 1_000_000),
         x402_version=required.version,
+        dialect=required.dialect,
         offers=list(required.accepts),
         resource_url=None if resource_url is None else resource_url[:2048],
         max_spend=wishes.max_spend,

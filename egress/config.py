@@ -40,6 +40,8 @@ class X402Settings(BaseModel):
     """False: no 402 is paid, all are passed on."""
     max_retries: Annotated[int, Field(ge=0, le=1)] = 1
     """Paid repeats of one request. 0 is the same as `enable = false`; more than 1 could pay twice."""
+    flat_dialect: bool = False
+    """Also read osModa's flat form of terms (`{amount, asset, chain, payTo, expiry}`) in PAYMENT-REQUIRED."""
 
 
 class CallerSettings(BaseModel):

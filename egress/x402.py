@@ -70,6 +70,8 @@ class PaymentRequired:
     resource: Mapping[str, Any] | None = None
     extensions: Mapping[str, Any] | None = None
     error: str | None = None
+    dialect: Literal["x402", "flat"] = "x402"
+    """`flat`: the one entry is osModa's `{amount, asset, chain, payTo, expiry}`, which keyd puts into x402's terms."""
 
     @property
     def resource_url(self) -> str | None:
@@ -90,15 +92,20 @@ class Header:
     value: str = field(repr=False)
 
 
-def read_payment_required(header_values: Sequence[str], body: bytes) -> PaymentRequired:
+def read_payment_required(
+    header_values: Sequence[str], body: bytes, *, flat_dialect: bool = False
+) -> PaymentRequired:
     """The terms of a 402 from its PAYMENT-REQUIRED header lines, else from its body.
 
-    The header wins over the body; a malformed or repeated header falls back to it. Raises X402Error if
-    neither can be read.
+    The header wins over the body; a malformed or repeated header falls back to it. `flat_dialect`: the header may
+    be osModa's flat form. Raises X402Error if neither can be read.
     """
     if len(header_values) == 1:
         try:
-            return _payment_required(_decode(header_values[0]), default_version=2)
+            value = _decode(header_values[0])
+            if flat_dialect and _is_flat(value):
+                return PaymentRequired(2, (value,), dialect="flat")
+            return _payment_required(value, default_version=2)
         except X402Error as error:
             fault = f"header: {error}"
     else:
@@ -194,6 +201,12 @@ def _payment_required(value: Any, *, default_version: Literal[2] | None) -> Paym
         extensions=extensions if isinstance(extensions, dict) else None,
         error=error if isinstance(error, str) else None,
     )
+
+
+def _is_flat(value: Any) -> bool:
+    """x402's own form is told by `accepts`: a version 2 object may lack its version."""
+    named = value.keys() if isinstance(value, dict) else frozenset()
+    return not {"accepts", "x402Version"} & named and named >= {"amount", "asset", "chain", "payTo"}
 
 
 def _payment_header(name: str, message: Mapping[str, Any]) -> Header:

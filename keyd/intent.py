@@ -8,18 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from keyd import api
+from keyd import api, flat
 from keyd.applimits import AppLimits
-from keyd.assets import V1_NETWORKS, AssetTable
+from keyd.assets import AssetTable
 from keyd.money import parse_token_amount
 from keyd.offers import PaymentRequirements, Unpayable
 from keyd.reasons import Reason
 
 UNKNOWN_CALLER: Final = "unknown"
-
-
-class IntentError(ValueError):
-    """The request cannot be put into keyd's terms; the text says which field and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +35,8 @@ class Intent:
     offers: tuple[PaymentRequirements | Unpayable, ...]
     resource_url: str | None
     wallet_id: str | None
+    dialect: str = "x402"
+    """How the seller wrote the offers: "x402" or "flat"."""
     session: str | None = None
     """SHA-256 (hex) of the token of the session that the program says it runs in."""
     started_us: int | None = None
@@ -77,8 +75,12 @@ class Intent:
         }
 
 
-def from_request(request: api.SignRequest) -> Intent:
+def from_request(request: api.SignRequest, assets: AssetTable, now_s: int) -> Intent:
     """The full form. Every offer is read alone: one that is malformed stays in the list as such."""
+    if request.dialect == "flat":
+        offers = flat.read_offers(request.offers, assets, now_s)
+    else:
+        offers = read_offers(request.offers, request.x402_version)
     return Intent(
         origin=request.origin,
         method=request.method,
@@ -87,9 +89,10 @@ def from_request(request: api.SignRequest) -> Intent:
         fingerprint=request.fingerprint,
         key=request.intent,
         x402_version=request.x402_version,
-        offers=read_offers(request.offers, request.x402_version),
+        offers=offers,
         resource_url=request.resource_url,
         wallet_id=request.wallet_id,
+        dialect=request.dialect,
         session=request.session,
         started_us=request.started_at,
         app_words=(request.max_spend, request.prefer),
@@ -98,32 +101,18 @@ def from_request(request: api.SignRequest) -> Intent:
 
 
 def from_flat(request: api.FlatSignRequest, assets: AssetTable, now_s: int, caller: str) -> Intent:
-    """osModa's flat form, as one v2 offer. Raises IntentError. The form names no caller: the peer is it.
+    """osModa's flat form, as one v2 offer. Raises ValueError. The form names no caller: the peer is it.
 
-    `chain` is a v1 network name or a CAIP-2 id; `asset` a symbol or an address of keyd's table;
     `amount_usd` is taken as whole tokens times their USD value, which must come out exactly.
     """
-    network = V1_NETWORKS.get(request.chain, request.chain)
-    asset = assets.find(network, request.asset) or assets.by_symbol(network, request.asset)
-    if asset is None:
-        raise IntentError(f"asset {request.asset!r} on chain {request.chain!r} is not in keyd's table")
+    asset = flat.find_asset(request.chain, request.asset, assets)
     if asset.usd_per_token != 1_000_000:
-        raise IntentError(f"amount_usd can name an amount of {asset} only if one token counts as 1.00 USD")
+        raise ValueError(f"amount_usd can name an amount of {asset} only if one token counts as 1.00 USD")
     try:
         amount = parse_token_amount(request.amount_usd, asset.decimals)
     except ValueError as error:
-        raise IntentError(f"amount_usd: {error}") from None
+        raise ValueError(f"amount_usd: {error}") from None
     fields = request.model_dump_json().encode()
-    offer = PaymentRequirements(
-        index=0,
-        scheme="exact",
-        network=network,
-        amount=str(amount),
-        asset=asset.address,
-        pay_to=request.pay_to,
-        max_timeout_seconds=request.expiry - now_s,
-        extra={},
-    )
     return Intent(
         origin=api.Origin(scheme="https", host=request.domain, port=443),
         method="GET",
@@ -132,7 +121,7 @@ def from_flat(request: api.FlatSignRequest, assets: AssetTable, now_s: int, call
         fingerprint=hashlib.sha256(b"osmoda-flat/v1\n" + fields).hexdigest(),
         key=None,
         x402_version=2,
-        offers=(offer,),
+        offers=(flat.requirements(0, asset, amount, request.pay_to, request.expiry - now_s),),
         resource_url=None,
         wallet_id=request.wallet_id,
     )

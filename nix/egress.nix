@@ -18,6 +18,7 @@ let
     file.keys (removeAttrs cfg [
       "callers"
       "enable"
+      "flatDialect"
       "maxRetries"
       "settings"
       "upstreamProxyCredentialFile"
@@ -26,7 +27,7 @@ let
       upstream_proxy_credential_file = if credential == null then null else "/run/credentials/${unit}/upstream-proxy";
       state_dir = "/var/lib/osmoda-egress"; # StateDirectory= of the unit
       callers = map file.keys cfg.callers;
-      x402 = file.keys { inherit (cfg) enable maxRetries; };
+      x402 = file.keys { inherit (cfg) enable flatDialect maxRetries; };
     };
   toml = file.checked "egress.toml" "${package}/bin/osmoda-egress --check --config" written cfg.settings;
 in

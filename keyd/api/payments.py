@@ -74,6 +74,8 @@ class SignRequest(Message):
     session: Hex32 | None = None
     """SHA-256 of the session token that came with the request; the token itself stays in egress."""
     x402_version: Literal[1, 2]
+    dialect: Literal["x402", "flat"] = "x402"
+    """How `offers` are written. `flat`: osModa's `{amount, asset, chain, payTo, expiry}`, with version 2."""
     offers: Annotated[list[Any], Field(min_length=1, max_length=MAX_OFFERS)]
     resource_url: Text | None = None
     """`resource.url` as the seller stated it: recorded and compared, never what policy judges."""
@@ -144,6 +146,8 @@ class SignReply(Message):
     asset: str
     """Symbol from keyd's own table."""
     network: str
+    requirements: dict[str, Any] | None = None
+    """For a flat offer: the PaymentRequirements that the payment has to name as `accepted`."""
 
     def __repr__(self) -> str:
         return f"SignReply(payment_id={self.payment_id!r}, accepted={self.accepted}, signature=…)"

@@ -9,8 +9,9 @@ from typing import Final
 from aiohttp import web
 from pydantic_core import from_json
 
-from keyd import api, intent
+from keyd import api, flat
 from keyd.http import Handlers, Refused, body, first_mistake, number, parse, peer_of_request, respond
+from keyd.intent import Intent, from_flat, from_request
 from keyd.money import format_token_amount, format_usd
 from keyd.policy import Deny
 from keyd.reasons import Reason
@@ -40,20 +41,21 @@ class PaymentRoutes:
         }
 
     async def sign(self, request: web.Request) -> web.Response:
-        outcome = await self._service.authorize_payment(peer_of_request(request), await self._intent(request))
+        intent = await self._intent(request)
+        outcome = await self._service.authorize_payment(peer_of_request(request), intent)
         if isinstance(outcome, Deny):
             raise Refused(outcome.reason, outcome.detail)
-        return respond(_sign_reply(outcome, self._clock() // 1_000_000))
+        return respond(_sign_reply(outcome, self._clock() // 1_000_000, dialect=intent.dialect))
 
-    async def _intent(self, request: web.Request) -> intent.Intent:
+    async def _intent(self, request: web.Request) -> Intent:
         received = await body(request)
+        assets, now_s = self._service.policies.base.assets, self._clock() // 1_000_000
         try:
             document = from_json(received, allow_inf_nan=False)
             if isinstance(document, dict) and "offers" not in document and "domain" in document:
-                flat = api.FlatSignRequest.model_validate(document)
-                assets, now_s = self._service.policies.base.assets, self._clock() // 1_000_000
-                return intent.from_flat(flat, assets, now_s, caller=str(peer_of_request(request)))
-            return intent.from_request(api.SignRequest.model_validate(document))
+                flat_form = api.FlatSignRequest.model_validate(document)
+                return from_flat(flat_form, assets, now_s, caller=str(peer_of_request(request)))
+            return from_request(api.SignRequest.model_validate(document), assets, now_s)
         except ValueError as error:
             raise Refused(Reason.REQUEST_MALFORMED, first_mistake(error), 400) from None
 
@@ -99,7 +101,7 @@ class PaymentRoutes:
         return respond(story)
 
 
-def _sign_reply(authorized: Authorized, now_s: int) -> api.SignReply:
+def _sign_reply(authorized: Authorized, now_s: int, *, dialect: str) -> api.SignReply:
     payment = authorized.payment
     offer, authorization = payment.offer, payment.authorization
     payload = api.ExactPayload(
@@ -119,4 +121,5 @@ def _sign_reply(authorized: Authorized, now_s: int) -> api.SignReply:
         amount_usd=format_usd(offer.usd_micros),
         asset=offer.asset.symbol,
         network=offer.asset.network,
+        requirements=flat.as_json(offer) if dialect == "flat" else None,
     )

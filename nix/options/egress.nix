@@ -20,6 +20,8 @@ in
     keydSocket = option types.str "/run/osmoda/keyd.sock" "keyd's Unix socket.";
     maxRetries = option (types.ints.between 0 1) 1
       "Paid repeats of one request. 0: nothing is paid; more than 1 could pay twice.";
+    flatDialect = option types.bool false
+      "Also read osModa's flat form of terms (`{amount, asset, chain, payTo, expiry}`) in PAYMENT-REQUIRED.";
 
     listen = option types.str "127.0.0.1:19999"
       "Address and port of the proxy. Keep it on loopback: every program that reaches it can use it.";

@@ -97,7 +97,9 @@ PUT_RIGHT: dict[str, Callable[[Case], Case]] = {
 
 def intent_of(members: dict[str, Any]) -> Intent:
     return from_request(
-        sign_request(*members["offers"], **{k: v for k, v in members.items() if k != "offers"})
+        sign_request(*members["offers"], **{k: v for k, v in members.items() if k != "offers"}),
+        POLICY.assets,
+        0,
     )
 
 

@@ -86,7 +86,7 @@ def sign_request(*offers: dict[str, Any], what: int = 0, **members: Any) -> api.
 
 
 def intent(*offers: dict[str, Any], what: int = 0, **members: Any) -> Intent:
-    return from_request(sign_request(*offers, what=what, **members))
+    return from_request(sign_request(*offers, what=what, **members), AssetTable(DEFAULT_ASSETS), 0)
 
 
 POLICY = Policy(

@@ -125,6 +125,27 @@ async def test_an_expired_flat_form_is_refused(keyd: Keyd) -> None:
     assert (status, refusal["code"]) == (403, "timeout_invalid")
 
 
+FLAT_TERMS = {"amount": "0.001", "asset": "USDC", "chain": "base-sepolia", "payTo": SELLER}
+
+
+async def test_a_flat_offer_is_answered_with_its_requirements_and_other_offers_are_not(keyd: Keyd) -> None:
+    expiry = keyd.rig.clock.now_us // 1_000_000 + 300
+    request = sign_request(FLAT_TERMS | {"expiry": expiry}, dialect="flat").model_dump(mode="json")
+    status, reply = await keyd.raw("POST", "/x402/sign", request)
+    assert (status, reply["accepted"], reply["requirements"]["amount"]) == (200, 0, "1000")
+    assert reply["payload"]["authorization"]["value"] == "1000"
+    again = await keyd.raw("POST", "/x402/sign", request)
+    assert again[1]["signature"] == reply["signature"]
+    status, reply = await keyd.raw("POST", "/x402/sign", sign_request(what=2).model_dump(mode="json"))
+    assert (status, reply["requirements"]) == (200, None)
+
+
+async def test_flat_terms_are_not_read_as_offers_of_the_protocol(keyd: Keyd) -> None:
+    request = sign_request(FLAT_TERMS, dialect="x402").model_dump(mode="json")
+    status, refusal = await keyd.raw("POST", "/x402/sign", request)
+    assert (status, refusal["code"]) == (403, "offer_malformed")
+
+
 async def test_a_refusal_carries_code_detail_and_the_way_out(client: KeydClient) -> None:
     with pytest.raises(KeydRefused) as caught:
         await client.sign(sign_request(offer("200000")))

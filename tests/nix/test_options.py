@@ -61,7 +61,12 @@ def test_every_option_is_explained(options: Options) -> None:
         (KEYD + "limits.", LimitSettings, set(), set()),
         (KEYD + "budgets.*.", BudgetSettings, set(), set()),
         (KEYD + "assets.*.", AssetSettings, set(), set()),
-        (EGRESS, EgressSettings, {"state_dir", "x402"}, {"enable", "max_retries", "settings"}),
+        (
+            EGRESS,
+            EgressSettings,
+            {"state_dir", "x402"},
+            {"enable", "flat_dialect", "max_retries", "settings"},
+        ),
         (EGRESS + "callers.*.", CallerSettings, set(), set()),
         (RECONCILE, ReconcileSettings, set(), {"enable", "config_file", "settings"}),
         (RECONCILE + "networks.*.", NetworkSettings, set(), set()),
