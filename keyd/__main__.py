@@ -19,15 +19,16 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 import structlog
-from aiohttp import web
 
 from keyd import config, kek, logs
 from keyd.admin import Admin
 from keyd.configfile import ConfigError
 from keyd.keystore import Keystore
+from keyd.listener import Listener
 from keyd.peer import Roles
 from keyd.policies import Policies
-from keyd.process import forbid_dumps, raise_descriptor_limit
+from keyd.process import descriptor_limit, forbid_dumps, raise_descriptor_limit
+from keyd.quotas import Quotas, shares
 from keyd.server import Server
 from keyd.service import Service
 from keyd.service_manager import Notifier, unix_listener
@@ -36,7 +37,6 @@ from ledger.errors import LedgerError
 from ledger.log import Ledger
 
 EXIT_CONFIG: Final = 2
-_BACKLOG: Final = 128
 
 log = structlog.get_logger("keyd")
 
@@ -94,9 +94,8 @@ async def serve(settings: config.Settings) -> None:
         await admin.record_base(settings.x402.model_dump(mode="json"))
         admin.write_file()
         listener = passed or listen(settings.socket, int(settings.socket_mode, 8))
-        runner = web.AppRunner(server.app, access_log=None, handle_signals=False, shutdown_timeout=10.0)
-        await runner.setup()
-        await web.SockSite(runner, listener, backlog=_BACKLOG).start()
+        connections = Listener(server.answer, Quotas(roles, shares(descriptor_limit())), clock_us)
+        await connections.start(listener)
         path = listener.getsockname()
         log.info("keyd.ready", socket=path, problems=service.problems())
         notifier.ready(f"answers on {path}; `keyctl health` says whether it can pay")
@@ -104,7 +103,7 @@ async def serve(settings: config.Settings) -> None:
         await _stop_signal()
         log.info("keyd.stopping")
         notifier.stopping()
-        await runner.cleanup()  # no new requests; those in flight are answered
+        await connections.close()  # no new requests; those in flight are answered
         alive.cancel()
         await service.record("keyd", "keyd.stopped", {})
     finally:

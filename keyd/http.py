@@ -1,26 +1,19 @@
-"""What every endpoint shares: who asks, bodies parsed in bounded time, answers, refusals."""
+"""HTTP messages as keyd's endpoints see them: a request with the peer that sent it, answers, refusals.
+
+How they travel is the matter of `keyd.connection`.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import socket
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, unquote
 
-from aiohttp import web
 from pydantic import BaseModel, ValidationError
 
 from keyd import api
-from keyd.peer import Peer, peer_of
+from keyd.peer import Peer
 from keyd.reasons import Reason
-
-BODY_TIMEOUT_S: Final = 10.0
-"""A peer that sends its body slower than this holds a connection for nothing; real ones need milliseconds."""
-
-type Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-type Handlers = Mapping[str, Handler]
-
-_PEER: Final = web.RequestKey("peer", Peer)
 
 
 class Refused(Exception):
@@ -33,26 +26,45 @@ class Refused(Exception):
         self.status = status
 
 
-def peer_of_request(request: web.Request) -> Peer:
-    peer = request.get(_PEER)
-    if peer is None:
-        assert request.transport is not None  # a request that is being answered has a connection
-        connection: socket.socket = request.transport.get_extra_info("socket")
-        peer = request[_PEER] = peer_of(connection)
-    return peer
+class Request:
+    """The head of a request, and its body once somebody asks for it."""
+
+    def __init__(
+        self, method: str, target: str, peer: Peer, receive: Callable[[], Awaitable[bytes]] | None = None
+    ) -> None:
+        """`target` as in the request line (RFC 9112, section 3.2)."""
+        path, _, query = target.partition("?")
+        self.method = method
+        self.path = unquote(path)
+        self.segments = tuple(unquote(segment) for segment in path.split("/"))
+        self.query: Mapping[str, str] = dict(parse_qsl(query, keep_blank_values=True))
+        self.match_info: Mapping[str, str] = {}
+        """What stands for `{id}` in the endpoint's path."""
+        self.peer = peer
+        self._receive = receive
+
+    async def body(self) -> bytes:
+        """Bounded in size and time. Raises Refused."""
+        return b"" if self._receive is None else await self._receive()
 
 
-async def body(request: web.Request) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A JSON document and its status."""
+
+    body: bytes
+    status: int = 200
+    close: bool = False
+    """Nothing more is wanted from this peer."""
+
+
+type Handler = Callable[[Request], Awaitable[Response]]
+type Handlers = Mapping[str, Handler]
+
+
+async def parse[Parsed: BaseModel](request: Request, model: type[Parsed]) -> Parsed:
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await request.read()
-    except TimeoutError:
-        raise Refused(Reason.REQUEST_MALFORMED, "the body did not arrive in time", 408) from None
-
-
-async def parse[Parsed: BaseModel](request: web.Request, model: type[Parsed]) -> Parsed:
-    try:
-        return model.model_validate_json(await body(request))
+        return model.model_validate_json(await request.body())
     except ValidationError as error:
         raise Refused(Reason.REQUEST_MALFORMED, first_mistake(error), 400) from None
 
@@ -65,7 +77,7 @@ def first_mistake(error: ValueError) -> str:
     return f"{'.'.join(str(part) for part in mistake['loc']) or 'body'}: {mistake['msg']}"
 
 
-def number(request: web.Request, name: str, *, default: int) -> int:
+def number(request: Request, name: str, *, default: int) -> int:
     text = request.query.get(name)
     if text is None:
         return default
@@ -74,12 +86,11 @@ def number(request: web.Request, name: str, *, default: int) -> int:
     return int(text)
 
 
-def respond(message: BaseModel) -> web.Response:
-    return web.Response(body=message.model_dump_json(by_alias=True).encode(), content_type="application/json")
+def respond(message: BaseModel, *, status: int = 200, close: bool = False) -> Response:
+    return Response(message.model_dump_json(by_alias=True).encode(), status, close)
 
 
-def refusal(refused: Refused) -> web.Response:
+def refusal(refused: Refused) -> Response:
     message = api.Refusal(code=refused.reason.value, detail=refused.detail, hint=refused.reason.hint)
-    response = respond(message)
-    response.set_status(refused.status)
-    return response
+    # A stranger gets its answer and no place to wait for another.
+    return respond(message, status=refused.status, close=refused.reason is Reason.PEER_UNKNOWN)

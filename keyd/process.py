@@ -16,6 +16,11 @@ def raise_descriptor_limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
+def descriptor_limit() -> int:
+    """How many descriptors this process may have open."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def forbid_dumps() -> None:
     """No core file, no /proc/PID/mem for others of the same user, new files private."""
     os.umask(0o077)

@@ -66,6 +66,7 @@ class Reason(StrEnum):
     # keyd: who asks, and how
     PEER_UNKNOWN = "peer_unknown"
     ROLE_INSUFFICIENT = "role_insufficient"
+    CONNECTIONS_EXCEEDED = "connections_exceeded"
     REQUEST_MALFORMED = "request_malformed"
     PAYMENT_UNKNOWN = "payment_unknown"
     SESSION_UNKNOWN = "session_unknown"
@@ -280,6 +281,10 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.ROLE_INSUFFICIENT: Explanation(
         "The user that connected to keyd's socket has no role that may do this.",
         "Use an account with the role that the message names, or change [peers] in keyd.toml.",
+    ),
+    Reason.CONNECTIONS_EXCEEDED: Explanation(
+        "The user that connected to keyd's socket has as many connections open as its role may have.",
+        "Close connections that are not used; docs/keyd-protocol.md has the numbers under Limits.",
     ),
     Reason.REQUEST_MALFORMED: Explanation(
         "The request does not have the form that docs/keyd-protocol.md gives.",

@@ -6,19 +6,17 @@ its kernel credentials are held against them.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Final
 
 import structlog
-from aiohttp import web
 
 from keyd import api
 from keyd.admin import Admin
-from keyd.api import Endpoint
 from keyd.floods import Flood
-from keyd.http import Handlers, Refused, peer_of_request, refusal, respond
-from keyd.peer import Peer, Roles
+from keyd.http import Handlers, Refused, Request, Response, refusal, respond
+from keyd.peer import Roles
 from keyd.reasons import Reason
 from keyd.routes.ledger import LedgerRoutes
 from keyd.routes.payments import PaymentRoutes
@@ -37,7 +35,7 @@ log = structlog.get_logger("keyd.server")
 
 
 class Server:
-    """The aiohttp application around a `Service`."""
+    """The endpoints around a `Service`."""
 
     def __init__(
         self,
@@ -53,12 +51,9 @@ class Server:
         self._roles = roles
         self._clock = clock
         self._strangers = Flood(STRANGERS_PER_MINUTE)
-        self.app = web.Application(client_max_size=api.MAX_BODY, middlewares=[self._answer])
-        handlers = self._handlers()
-        for name, endpoint in api.ENDPOINTS.items():
-            self.app.router.add_route(endpoint.method, endpoint.path, handlers[name], name=name)
+        self._handlers = self.handlers()
 
-    def _handlers(self) -> Handlers:
+    def handlers(self) -> Handlers:
         """By the names of `keyd.api.ENDPOINTS`."""
         return {
             "health": self._health,
@@ -71,50 +66,49 @@ class Server:
 
     # -- every request ------------------------------------------------------------------------------------
 
-    @web.middleware
-    async def _answer(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
-        peer = peer_of_request(request)
-        status = 200
+    async def answer(self, request: Request) -> Response:
+        """Never raises: a fault of keyd's own is an answer, too."""
+        response = await self._answer(request)
+        if request.method != "GET" or response.status != 200:  # egress asks for the policy every few seconds
+            log.info(
+                "keyd.request",
+                method=request.method,
+                path=request.path,
+                status=response.status,
+                uid=request.peer.uid,
+            )
+        return response
+
+    async def _answer(self, request: Request) -> Response:
         try:
-            await self._check_role(request, peer)
-            return await handler(request)
+            name = await self._endpoint_for(request)
+            return await self._handlers[name](request)
         except Refused as refused:
-            status = refused.status
             return refusal(refused)
         except LedgerError as error:
-            status = 503
-            return refusal(Refused(Reason.LEDGER_UNAVAILABLE, str(error), status))
-        except web.HTTPException as error:  # 404, 405, 413
-            status = error.status
-            return refusal(Refused(Reason.REQUEST_MALFORMED, error.reason or "", status))
+            return refusal(Refused(Reason.LEDGER_UNAVAILABLE, str(error), 503))
         except Exception:
-            status = 500
             log.exception("keyd.fault", path=request.path)
-            return refusal(Refused(Reason.INTERNAL, "an unexpected fault; nothing was signed", status))
-        finally:
-            if request.method != "GET" or status != 200:  # egress asks for the policy every few seconds
-                log.info(
-                    "keyd.request", method=request.method, path=request.path, status=status, uid=peer.uid
-                )
+            return refusal(Refused(Reason.INTERNAL, "an unexpected fault; nothing was signed", 500))
 
-    async def _check_role(self, request: web.Request, peer: Peer) -> None:
+    async def _endpoint_for(self, request: Request) -> str:
+        """The name of the endpoint that is asked for, if this peer may use it. Raises Refused."""
+        peer = request.peer
         roles = self._roles.of(peer)
-        endpoint = _endpoint_of(request)
-        if endpoint is not None and roles & endpoint.roles:
-            return
+        name = find_endpoint(request)
+        if name is not None and roles & api.ENDPOINTS[name].roles:
+            return name
         what = f"{request.method} {request.path[:100]}"
-        if roles and endpoint is None:
+        if roles and name is None:
             raise Refused(Reason.REQUEST_MALFORMED, f"there is no {what}", 404)
         if (suppressed := self._strangers.note(str(peer), self._clock())) is not None:
             await self.service.record_stranger(peer, what, suppressed)
-        if not roles or endpoint is None:
+        if not roles or name is None:
             raise Refused(Reason.PEER_UNKNOWN, f"uid {peer.uid} has no role")
-        needed = " or ".join(sorted(endpoint.roles))
+        needed = " or ".join(sorted(api.ENDPOINTS[name].roles))
         raise Refused(Reason.ROLE_INSUFFICIENT, f"uid {peer.uid} is not {needed}, which {what} needs")
 
-    async def _health(self, request: web.Request) -> web.Response:
+    async def _health(self, request: Request) -> Response:
         problems = self.service.problems()
         return respond(
             api.Health(
@@ -123,11 +117,28 @@ class Server:
                 version=version("osmoda-x402"),
                 ledger_entries=self.service.ledger.head().seq,
                 problems=problems,
-                roles=sorted(self._roles.of(peer_of_request(request))),
+                roles=sorted(self._roles.of(request.peer)),
             )
         )
 
 
-def _endpoint_of(request: web.Request) -> Endpoint | None:
-    route = request.match_info.route
-    return None if route.name is None else api.ENDPOINTS[route.name]
+def find_endpoint(request: Request) -> str | None:
+    """The name of the endpoint that `request` is for; what stands for `{id}` goes into its `match_info`."""
+    for name, pattern in _PATTERNS.get((request.method, len(request.segments)), ()):
+        pairs = list(zip(pattern, request.segments, strict=True))
+        if all(part in ("{id}", segment) for part, segment in pairs):
+            request.match_info = {part.strip("{}"): segment for part, segment in pairs if part == "{id}"}
+            return name
+    return None
+
+
+def _patterns() -> Mapping[tuple[str, int], Sequence[tuple[str, tuple[str, ...]]]]:
+    """Paths of endpoints in segments, by method and number of segments; one without `{id}` goes first."""
+    found: dict[tuple[str, int], list[tuple[str, tuple[str, ...]]]] = {}
+    for name, endpoint in sorted(api.ENDPOINTS.items(), key=lambda item: "{id}" in item[1].path):
+        segments = tuple(endpoint.path.split("/"))
+        found.setdefault((endpoint.method, len(segments)), []).append((name, segments))
+    return found
+
+
+_PATTERNS: Final = _patterns()

@@ -27,6 +27,7 @@ python3Packages.buildPythonApplication {
     coincurve
     cryptography
     eth-account
+    h11
     mitmproxy
     pycryptodome
     pydantic

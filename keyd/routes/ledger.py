@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from aiohttp import web
-
 from keyd import api
-from keyd.http import Handlers, number, respond
+from keyd.http import Handlers, Request, Response, number, respond
 from keyd.views import ledger_entry
 from ledger.log import Ledger
 from ledger.verify import verify
@@ -29,17 +27,17 @@ class LedgerRoutes:
             "ledger_verify": self.ledger_verify,
         }
 
-    async def ledger_entries(self, request: web.Request) -> web.Response:
+    async def ledger_entries(self, request: Request) -> Response:
         limit = number(request, "limit", default=50)
         after = number(request, "after", default=-1)
         entries = self._ledger.entries(limit=min(limit, MAX_ENTRIES), after=None if after < 0 else after)
         return respond(api.LedgerEntries(entries=[ledger_entry(entry) for entry in entries]))
 
-    async def ledger_head(self, request: web.Request) -> web.Response:
+    async def ledger_head(self, request: Request) -> Response:
         head = self._ledger.head()
         return respond(api.LedgerHead(seq=head.seq, hash=head.hash.hex()))
 
-    async def ledger_verify(self, request: web.Request) -> web.Response:
+    async def ledger_verify(self, request: Request) -> Response:
         # In a thread: a long ledger takes seconds, and payments go on meanwhile.
         verdict = await asyncio.to_thread(verify, self._ledger.path)
         return respond(

@@ -6,11 +6,10 @@ import re
 from collections.abc import Callable
 from typing import Final
 
-from aiohttp import web
 from pydantic_core import from_json
 
 from keyd import api, flat
-from keyd.http import Handlers, Refused, body, first_mistake, number, parse, peer_of_request, respond
+from keyd.http import Handlers, Refused, Request, Response, first_mistake, number, parse, respond
 from keyd.intent import Intent, from_flat, from_request
 from keyd.money import format_token_amount, format_usd
 from keyd.policy import Deny
@@ -40,43 +39,43 @@ class PaymentRoutes:
             "refusals": self.refusals,
         }
 
-    async def sign(self, request: web.Request) -> web.Response:
+    async def sign(self, request: Request) -> Response:
         intent = await self._intent(request)
-        outcome = await self._service.authorize_payment(peer_of_request(request), intent)
+        outcome = await self._service.authorize_payment(request.peer, intent)
         if isinstance(outcome, Deny):
             raise Refused(outcome.reason, outcome.detail)
         return respond(_sign_reply(outcome, self._clock() // 1_000_000, dialect=intent.dialect))
 
-    async def _intent(self, request: web.Request) -> Intent:
-        received = await body(request)
+    async def _intent(self, request: Request) -> Intent:
+        received = await request.body()
         assets, now_s = self._service.policies.base.assets, self._clock() // 1_000_000
         try:
             document = from_json(received, allow_inf_nan=False)
             if isinstance(document, dict) and "offers" not in document and "domain" in document:
                 flat_form = api.FlatSignRequest.model_validate(document)
-                return from_flat(flat_form, assets, now_s, caller=str(peer_of_request(request)))
+                return from_flat(flat_form, assets, now_s, caller=str(request.peer))
             return from_request(api.SignRequest.model_validate(document), assets, now_s)
         except ValueError as error:
             raise Refused(Reason.REQUEST_MALFORMED, first_mistake(error), 400) from None
 
-    async def outcome(self, request: web.Request) -> web.Response:
+    async def outcome(self, request: Request) -> Response:
         report = await parse(request, api.OutcomeReport)
-        state = await self._service.record_outcome(peer_of_request(request), report)
+        state = await self._service.record_outcome(request.peer, report)
         if isinstance(state, Deny):
             raise Refused(state.reason, state.detail, 404)
         return respond(api.OutcomeReply.model_validate({"payment_id": report.payment_id, "state": state}))
 
-    async def open_payments(self, request: web.Request) -> web.Response:
+    async def open_payments(self, request: Request) -> Response:
         return respond(self._views.open_payments(number(request, "after", default=0)))
 
-    async def evidence(self, request: web.Request) -> web.Response:
+    async def evidence(self, request: Request) -> Response:
         evidence = await parse(request, api.ChainEvidence)
-        state = await self._service.record_evidence(peer_of_request(request), evidence)
+        state = await self._service.record_evidence(request.peer, evidence)
         if isinstance(state, Deny):
             raise Refused(state.reason, state.detail, 404)
         return respond(api.OutcomeReply.model_validate({"payment_id": evidence.payment_id, "state": state}))
 
-    async def spend(self, request: web.Request) -> web.Response:
+    async def spend(self, request: Request) -> Response:
         by = request.query.get("by", api.SpendBy.DOMAIN)
         today = self._views.today(self._clock())
         since = request.query.get("since", today)
@@ -85,15 +84,15 @@ class PaymentRoutes:
             raise Refused(Reason.REQUEST_MALFORMED, words, 400)
         return respond(self._views.spend(api.SpendBy(by), since))
 
-    async def payments(self, request: web.Request) -> web.Response:
+    async def payments(self, request: Request) -> Response:
         state, domain = request.query.get("state"), request.query.get("domain")
         limit = number(request, "limit", default=50)
         return respond(self._views.payments(state=state, domain=domain, limit=limit))
 
-    async def refusals(self, request: web.Request) -> web.Response:
+    async def refusals(self, request: Request) -> Response:
         return respond(self._views.refusals(number(request, "limit", default=50)))
 
-    async def payment(self, request: web.Request) -> web.Response:
+    async def payment(self, request: Request) -> Response:
         payment_id = request.match_info["id"]
         story = self._views.story(payment_id)
         if story is None:

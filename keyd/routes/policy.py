@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from aiohttp import web
 from pydantic import BaseModel
 
 from keyd import api
 from keyd.admin import Admin
-from keyd.http import Handlers, Refused, parse, peer_of_request, respond
+from keyd.http import Handlers, Refused, Request, Response, parse, respond
 from keyd.peer import Roles
 from keyd.policy import Deny
 from keyd.reasons import Reason
@@ -39,47 +38,47 @@ class PolicyRoutes:
             "unfreeze": self.unfreeze,
         }
 
-    async def policy(self, request: web.Request) -> web.Response:
+    async def policy(self, request: Request) -> Response:
         label = self._service.default_wallet
         wallet = self._service.open_wallet(label)
         address = None if isinstance(wallet, Deny) else wallet.address
         return respond(self._views.policy(self._clock(), wallet=address, default_wallet=label))
 
-    async def policy_change(self, request: web.Request) -> web.Response:
-        peer = peer_of_request(request)
+    async def policy_change(self, request: Request) -> Response:
+        peer = request.peer
         patch = await parse(request, api.PolicyPatch)
         return _answer_or_refuse(await self._admin.change(peer, self._acting(request), patch))
 
-    def _acting(self, request: web.Request) -> frozenset[api.Role]:
+    def _acting(self, request: Request) -> frozenset[api.Role]:
         """The peer's roles, or less: whoever speaks for an agent can say so (`?as=agent`)."""
         acting = request.query.get("as")
         if acting not in (None, api.Role.AGENT):
             raise Refused(Reason.REQUEST_MALFORMED, "as is `agent`, or left out", 400)
-        return self._roles.of(peer_of_request(request)) if acting is None else frozenset({api.Role.AGENT})
+        return self._roles.of(request.peer) if acting is None else frozenset({api.Role.AGENT})
 
-    async def policy_reset(self, request: web.Request) -> web.Response:
+    async def policy_reset(self, request: Request) -> Response:
         message = await parse(request, api.PolicyReset)
-        return respond(await self._admin.reset(peer_of_request(request), message.domain))
+        return respond(await self._admin.reset(request.peer, message.domain))
 
-    async def approve(self, request: web.Request) -> web.Response:
-        decided = await self._admin.decide(peer_of_request(request), request.match_info["id"], approve=True)
+    async def approve(self, request: Request) -> Response:
+        decided = await self._admin.decide(request.peer, request.match_info["id"], approve=True)
         return _answer_or_refuse(decided)
 
-    async def reject(self, request: web.Request) -> web.Response:
-        decided = await self._admin.decide(peer_of_request(request), request.match_info["id"], approve=False)
+    async def reject(self, request: Request) -> Response:
+        decided = await self._admin.decide(request.peer, request.match_info["id"], approve=False)
         return _answer_or_refuse(decided)
 
-    async def freeze(self, request: web.Request) -> web.Response:
+    async def freeze(self, request: Request) -> Response:
         message = await parse(request, api.Freeze)
-        await self._admin.freeze(peer_of_request(request), message.reason)
+        await self._admin.freeze(request.peer, message.reason)
         return respond(self._views.frozen())
 
-    async def unfreeze(self, request: web.Request) -> web.Response:
-        await self._admin.unfreeze(peer_of_request(request))
+    async def unfreeze(self, request: Request) -> Response:
+        await self._admin.unfreeze(request.peer)
         return respond(self._views.frozen())
 
 
-def _answer_or_refuse(result: BaseModel | Deny) -> web.Response:
+def _answer_or_refuse(result: BaseModel | Deny) -> Response:
     if isinstance(result, Deny):
         status = {Reason.REQUEST_MALFORMED: 400, Reason.PROPOSAL_UNKNOWN: 404}.get(result.reason, 403)
         raise Refused(result.reason, result.detail, status)

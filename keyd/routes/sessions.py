@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from aiohttp import web
-
 from keyd import api, quotes
 from keyd.api import Role
 from keyd.floods import Flood
-from keyd.http import Handlers, Refused, parse, peer_of_request, respond
+from keyd.http import Handlers, Refused, Request, Response, parse, respond
 from keyd.peer import Roles
 from keyd.policy import Deny
 from keyd.reasons import Reason
@@ -34,32 +32,32 @@ class SessionRoutes:
             "session_close": self.close,
         }
 
-    async def quote(self, request: web.Request) -> web.Response:
-        peer, now_us = peer_of_request(request), self._clock()
+    async def quote(self, request: Request) -> Response:
+        peer, now_us = request.peer, self._clock()
         message = await parse(request, api.QuoteRequest)
         if self._quotes.note(str(peer), now_us) is None:
             raise Refused(Reason.RATE_LIMIT, f"more than {quotes.QUOTES_PER_MINUTE} quotes in a minute")
         return respond(self._service.quote(quotes.intent_of(message, str(peer)), now_us))
 
-    async def open(self, request: web.Request) -> web.Response:
+    async def open(self, request: Request) -> Response:
         message = await parse(request, api.SessionOpen)
-        opened = await self._sessions.open(peer_of_request(request), message)
+        opened = await self._sessions.open(request.peer, message)
         if isinstance(opened, Deny):
             raise Refused(opened.reason, opened.detail)
         return respond(opened)
 
-    async def list(self, request: web.Request) -> web.Response:
-        peer = peer_of_request(request)
+    async def list(self, request: Request) -> Response:
+        peer = request.peer
         now_s = self._clock() // 1_000_000
         return respond(self._sessions.list(peer, now_s, of_anybody=self._is_admin(request)))
 
-    async def close(self, request: web.Request) -> web.Response:
+    async def close(self, request: Request) -> Response:
         closed = await self._sessions.close(
-            peer_of_request(request), request.match_info["id"], of_anybody=self._is_admin(request)
+            request.peer, request.match_info["id"], of_anybody=self._is_admin(request)
         )
         if isinstance(closed, Deny):
             raise Refused(closed.reason, closed.detail, 404)
         return respond(closed)
 
-    def _is_admin(self, request: web.Request) -> bool:
-        return Role.ADMIN in self._roles.of(peer_of_request(request))
+    def _is_admin(self, request: Request) -> bool:
+        return Role.ADMIN in self._roles.of(request.peer)

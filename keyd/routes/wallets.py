@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from aiohttp import web
-
 from keyd import api
-from keyd.http import Handlers, Refused, parse, peer_of_request, respond
+from keyd.http import Handlers, Refused, Request, Response, parse, respond
 from keyd.keystore import WalletExists, WalletInfo, parse_private_key
 from keyd.reasons import Reason
 from keyd.service import Service
@@ -26,13 +24,13 @@ class WalletRoutes:
             "wallet_list": self.wallet_list,
         }
 
-    async def wallet_create(self, request: web.Request) -> web.Response:
+    async def wallet_create(self, request: Request) -> Response:
         message = await parse(request, api.WalletCreate)
         return await self._made(
             request, "wallet.created", lambda now: self._service.wallets.create(message.label, now)
         )
 
-    async def wallet_import(self, request: web.Request) -> web.Response:
+    async def wallet_import(self, request: Request) -> Response:
         message = await parse(request, api.WalletImport)
         try:
             key = parse_private_key(message.private_key)
@@ -42,18 +40,16 @@ class WalletRoutes:
             request, "wallet.imported", lambda now: self._service.wallets.store(message.label, key, now)
         )
 
-    async def _made(
-        self, request: web.Request, event: str, make: Callable[[int], WalletInfo]
-    ) -> web.Response:
+    async def _made(self, request: Request, event: str, make: Callable[[int], WalletInfo]) -> Response:
         try:
             info = make(self._clock() // 1_000_000)
         except WalletExists as error:
             raise Refused(Reason.WALLET_EXISTS, f"wallet {str(error)!r}", 409) from None
         data: dict[str, object] = {"address": info.address, "label": info.label}
-        await self._service.record(str(peer_of_request(request)), event, data)
+        await self._service.record(str(request.peer), event, data)
         return respond(self._wallet(info))
 
-    async def wallet_list(self, request: web.Request) -> web.Response:
+    async def wallet_list(self, request: Request) -> Response:
         return respond(api.WalletList(wallets=[self._wallet(info) for info in self._service.wallets.list()]))
 
     def _wallet(self, info: WalletInfo) -> api.Wallet:

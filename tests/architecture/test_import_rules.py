@@ -30,6 +30,10 @@ OFFENCES = {
         "keyd/eip3009.py",
         "eth_account",
     ),
+    "the daemon with the keys speaks h11, and does not load aiohttp: 13 MB, and a client for networks": (
+        "keyd/listener.py",
+        "aiohttp",
+    ),
     "nothing that is installed leans on tests, demo, bench or tools": ("egress/addon.py", "demo.seller"),
 }
 """Rule → where an import is put that breaks it, and no other."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +14,19 @@ import pytest
 
 from keyd import api
 from keyd.admin import Admin
+from keyd.api import Role
 from keyd.assets import DEFAULT_ASSETS, AssetTable
 from keyd.domains import DomainPattern
 from keyd.intent import Intent, from_request
 from keyd.keystore import Keystore, parse_private_key
+from keyd.listener import Listener
 from keyd.overrides import Limits
-from keyd.peer import Peer
+from keyd.peer import Peer, Roles
 from keyd.policies import Policies
 from keyd.policy import Deny, Policy
+from keyd.quotas import SHARES, Quotas, Share
 from keyd.secret import Secret
+from keyd.server import Server
 from keyd.service import Authorized, Service
 from keyd.views import Views
 from ledger.entry import Entry
@@ -175,3 +181,16 @@ def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
 @pytest.fixture
 def rig(make_rig: Callable[..., Rig]) -> Rig:
     return make_rig()
+
+
+@asynccontextmanager
+async def listening(
+    server: Server, roles: Roles, path: Path, shares: Mapping[Role | None, Share] = SHARES
+) -> AsyncIterator[Listener]:
+    """`server` on the socket at `path`, as keyd's main does it."""
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    bound.bind(str(path))
+    listener = Listener(server.answer, Quotas(roles, shares), lambda: NOON_US)
+    await listener.start(bound)
+    yield listener
+    await listener.close()

@@ -29,7 +29,7 @@ from keyd.domains import DomainPattern
 from keyd.keystore import parse_private_key
 from keyd.peer import Roles
 from keyd.server import Server
-from tests.keyd.conftest import POLICY, Clock, Rig, make_rig
+from tests.keyd.conftest import POLICY, Clock, Rig, listening, make_rig
 from tests.real.support import counterparts
 from tests.real.support.counterparts import Chain
 
@@ -189,16 +189,15 @@ async def world(make_rig: Callable[..., Rig], tmp_path: Path) -> AsyncIterator[W
     rig.wallets.store("payer", parse_private_key(chain.keys["payer"]), 0)
     rig.service.default_wallet = "payer"
     mine = dict.fromkeys(Role, frozenset({os.getuid()}))
-    server = Server(rig.service, rig.admin, Roles(mine, dict.fromkeys(Role, frozenset())), rig.clock)
+    roles = Roles(mine, dict.fromkeys(Role, frozenset()))
     socket = tmp_path / "keyd.sock"
-    keyd = await _serve(server.app, lambda runner: web.UnixSite(runner, str(socket)))
-    egress = Egress(tmp_path, socket, {"allow_private": ["127.0.0.1"]})
-    await asyncio.to_thread(egress.start)
-    world = World(chain, seller, rig, egress, socket)
-    await world.finalize()  # a chain without the token has nothing to say about it
-    yield world
-    await asyncio.to_thread(egress.stop)
-    await keyd.cleanup()
+    async with listening(Server(rig.service, rig.admin, roles, rig.clock), roles, socket):
+        egress = Egress(tmp_path, socket, {"allow_private": ["127.0.0.1"]})
+        await asyncio.to_thread(egress.start)
+        world = World(chain, seller, rig, egress, socket)
+        await world.finalize()  # a chain without the token has nothing to say about it
+        yield world
+        await asyncio.to_thread(egress.stop)
     await shop.cleanup()
     await asyncio.to_thread(facilitator_program.stop)
     await asyncio.to_thread(chain_program.stop)

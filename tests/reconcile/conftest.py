@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from keyd.api import OpenPayment, Role
 from keyd.client import KeydClient
@@ -18,7 +17,7 @@ from keyd.server import Server
 from reconcile.config import ReconcileSettings
 from reconcile.reconciler import Summary, reconcile
 from reconcile.rpc import open_session
-from tests.keyd.conftest import NOON_US, Rig, make_rig, offer, rig
+from tests.keyd.conftest import NOON_US, Rig, listening, make_rig, offer, rig
 from tests.reconcile.support import BLOCK_S, NETWORK, FakeChain, FakeNode, serving
 
 __all__ = ["make_rig", "rig"]
@@ -32,15 +31,14 @@ class Stage:
     """keyd on a socket, and the servers that the reconciler is told to ask."""
 
     rig: Rig
-    server: Server
     socket: Path
     chain: FakeChain
+    uids: dict[Role, frozenset[int]] = field(default_factory=lambda: dict.fromkeys(Role, frozenset()))
     nodes: list[FakeNode] = field(default_factory=list)
 
     def grant(self, role: Role) -> None:
         """The role that keyd gives to this very process."""
-        uids = {r: frozenset({os.getuid()}) if r is role else frozenset() for r in Role}
-        self.server._roles = Roles(uids, dict.fromkeys(Role, frozenset()))
+        self.uids |= {r: frozenset({os.getuid()}) if r is role else frozenset() for r in Role}
 
     async def pay(self, what: int = 0, report: dict[str, Any] | None = None) -> OpenPayment:
         """A payment that is valid for 60 seconds, as keyd tells the reconciler about it.
@@ -80,15 +78,12 @@ class Stage:
 @pytest.fixture
 async def bare_stage(rig: Rig, tmp_path: Path) -> AsyncIterator[Stage]:
     """No server yet."""
-    server = Server(rig.service, rig.admin, Roles({}, {}), rig.clock)
-    runner = web.AppRunner(server.app, access_log=None)
-    await runner.setup()
-    socket = tmp_path / "keyd.sock"
-    await web.UnixSite(runner, str(socket)).start()
-    stage = Stage(rig, server, socket, FakeChain(NOON - HEIGHT * BLOCK_S, HEIGHT))
+    stage = Stage(rig, tmp_path / "keyd.sock", FakeChain(NOON - HEIGHT * BLOCK_S, HEIGHT))
     stage.grant(Role.RECONCILER)
-    yield stage
-    await runner.cleanup()
+    roles = Roles(stage.uids, dict.fromkeys(Role, frozenset()))
+    server = Server(rig.service, rig.admin, roles, rig.clock)
+    async with listening(server, roles, stage.socket):
+        yield stage
 
 
 @pytest.fixture

@@ -1,0 +1,180 @@
+"""One connection: requests of one peer, one after the other, each bounded in size and time.
+
+h11 reads and writes HTTP/1.1 (RFC 9112) and refuses what is ambiguous; this module moves the bytes and holds the
+limits. What is refused here was not looked at by any endpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Final
+
+import h11
+
+from keyd.api import MAX_BODY
+from keyd.http import Refused, Request, Response, refusal
+from keyd.peer import Peer
+from keyd.reasons import Reason
+
+MAX_HEAD: Final = 8 * 1024
+"""Bytes of request line and headers. Everything that is long travels in the body: real ones have some hundred."""
+HEAD_S: Final = 10.0
+"""For the head of a request, from the start of a connection or from the head's first byte. Real ones need
+milliseconds; one that drips would keep a place for nothing."""
+BODY_S: Final = 10.0
+"""For the body, as for the head."""
+IDLE_S: Final = 60.0
+"""Between two requests. Longer than clients keep a connection (aiohttp: 15 s), so that none is closed on them just
+as they use it again."""
+SEND_S: Final = 30.0
+"""For a peer to take its answer; the longest, 1000 ledger entries, has about a megabyte."""
+LINGER_S: Final = 2.0
+"""For what a peer still sends after it was refused. Closing on unread bytes would take the answer away from it."""
+_READ: Final = 64 * 1024
+
+type Answer = Callable[[Request], Awaitable[Response]]
+
+
+class Connection:
+    """Serves one peer until it goes, is too slow, or says something that is not HTTP."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer, answer: Answer
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._peer = peer
+        self._answer = answer
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+        self._patience_s = HEAD_S  # a peer that connects has something to say
+        self._method = b""
+        self._last = False
+        self.busy = False
+        """A request is being answered."""
+
+    async def serve(self) -> None:
+        """Never raises for anything that the peer did."""
+        try:
+            while (request := await self._next_request()) is not None:
+                self.busy = True
+                await self._send(await self._answer(request))
+                self.busy = False
+                if self._http.our_state is not h11.DONE:
+                    break
+                self._http.start_next_cycle()
+                self._patience_s = IDLE_S
+        except Refused as refused:
+            await self._refuse(refused)
+        except OSError:  # the peer is gone, or does not take its answer (TimeoutError)
+            pass
+        finally:
+            await self._close()
+
+    async def turn_away(self, refused: Refused) -> None:
+        """Refuses whatever it is going to ask. Never raises for anything that the peer did."""
+        await self._refuse(refused)
+        await self._close()
+
+    def finish(self) -> None:
+        """The answer that is being made is the last."""
+        self._last = True
+
+    # -- received -----------------------------------------------------------------------------------------
+
+    async def _next_request(self) -> Request | None:
+        """None if there is no more. Raises Refused for a head that is slow, too large, or not HTTP."""
+        if not self._http.trailing_data[0] and not await self._something_came():
+            return None
+        try:
+            async with asyncio.timeout(HEAD_S):
+                event = await self._next_event()
+        except TimeoutError:
+            words = f"the head of the request did not arrive in {HEAD_S:.0f} s"
+            raise Refused(Reason.REQUEST_MALFORMED, words, 408) from None
+        if not isinstance(event, h11.Request):
+            return None  # closed without another request
+        self._method = event.method
+        return Request(event.method.decode(), event.target.decode(), self._peer, self._body)
+
+    async def _something_came(self) -> bool:
+        """False if the peer closed, or has said nothing for too long."""
+        try:
+            async with asyncio.timeout(self._patience_s):
+                received = await self._reader.read(_READ)
+        except TimeoutError:
+            return False
+        self._http.receive_data(received)
+        return bool(received)
+
+    async def _body(self) -> bytes:
+        """The body of the request that is being answered. Raises Refused for one that is slow or too large."""
+        if self._http.they_are_waiting_for_100_continue:
+            self._writer.write(self._encode(h11.InformationalResponse(status_code=100, headers=[])))
+        received = bytearray()
+        try:
+            async with asyncio.timeout(BODY_S):
+                while isinstance(event := await self._next_event(), h11.Data):
+                    received += event.data
+                    if len(received) > MAX_BODY:
+                        words = f"the body has more than {MAX_BODY} bytes"
+                        raise Refused(Reason.REQUEST_MALFORMED, words, 413)
+        except TimeoutError:
+            words = f"the body did not arrive in {BODY_S:.0f} s"
+            raise Refused(Reason.REQUEST_MALFORMED, words, 408) from None
+        return bytes(received)
+
+    async def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """Raises Refused for what is not HTTP, a connection that broke off included."""
+        try:
+            while (event := self._http.next_event()) is h11.NEED_DATA:
+                self._http.receive_data(await self._reader.read(_READ))
+        except (h11.RemoteProtocolError, ConnectionError) as error:
+            status = getattr(error, "error_status_hint", 400)
+            raise Refused(Reason.REQUEST_MALFORMED, f"not HTTP/1.1: {error}", status) from None
+        return event
+
+    # -- sent ---------------------------------------------------------------------------------------------
+
+    async def _send(self, response: Response) -> None:
+        """Raises OSError, TimeoutError among them, if the peer does not take it."""
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(response.body)))]
+        if response.close or self._last or not self._was_read_to_its_end():
+            headers.append(("Connection", "close"))
+        answer = self._encode(h11.Response(status_code=response.status, headers=headers))
+        if self._method != b"HEAD":
+            answer += self._encode(h11.Data(data=response.body))
+        self._writer.write(answer + self._encode(h11.EndOfMessage()))
+        async with asyncio.timeout(SEND_S):
+            await self._writer.drain()
+
+    async def _refuse(self, refused: Refused) -> None:
+        """What cannot be answered any more is not."""
+        with suppress(OSError, h11.LocalProtocolError):
+            await self._send(replace(refusal(refused), close=True))
+
+    def _was_read_to_its_end(self) -> bool:
+        """Whether another request can follow. What has arrived of a body that nobody asked for is dropped."""
+        try:
+            while self._http.their_state is h11.SEND_BODY:
+                if self._http.next_event() is h11.NEED_DATA:
+                    return False
+        except h11.RemoteProtocolError:
+            return False
+        return self._http.their_state is h11.DONE
+
+    def _encode(self, event: h11.Event) -> bytes:
+        return self._http.send(event) or b""
+
+    async def _close(self) -> None:
+        try:
+            self._writer.write_eof()
+            async with asyncio.timeout(LINGER_S):
+                while await self._reader.read(_READ):
+                    pass
+        except OSError:  # it is gone, or goes on sending (TimeoutError)
+            pass
+        finally:
+            self._writer.transport.abort()
