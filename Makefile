@@ -13,9 +13,10 @@ CACHE := .cache/counterparts
 PROGRAMS := tests/programs/counterparts
 PROGRAM_CACHE := .cache/programs
 BENCH_CACHE := .cache/bench
+FUZZ := .cache/fuzz
 ARGS ?=
 
-.PHONY: help demo test check dev bench bench-compare counterparts constraints docs format clean install uninstall
+.PHONY: help demo test check dev bench bench-compare counterparts constraints docs format clean install uninstall fuzz
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -58,6 +59,12 @@ install: ## on this machine, as root, for systemd: docs/install.md
 
 uninstall: ## take that away again; ledger, wallets and configuration stay
 	@systemd/uninstall
+
+# atheris is no dependency of anything: an environment of its own, which sees the packages of the other one.
+fuzz: dev ## what strangers can send, guided by coverage, for ten minutes; ARGS='--seconds 60 answer'
+	@tools/make-venv $(FUZZ)
+	@$(FUZZ)/bin/python -m pip install -qq --disable-pip-version-check 'atheris==3.1.0'
+	@PYTHONPATH="$$($(PYTHON) -c 'import site; print(site.getsitepackages()[0])')" $(FUZZ)/bin/python -m tests.fuzz $(ARGS)
 
 clean: ## remove everything that make made
 	@rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info

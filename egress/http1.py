@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 import h11
@@ -40,8 +39,6 @@ from egress.flow_control import QUEUE_LIMIT, PauseReading, ReadingHook, ResumeRe
 MAX_HEAD: Final = 512 * 1024
 """Bytes of a message's start line and headers. PAYMENT-REQUIRED may take 128 KiB of it; ordinary heads are
 below 16 KiB, and an endless one must not fill the memory."""
-
-_INFORMATIONAL: Final = re.compile(rb"HTTP/1\.[01] 1(?!01)[0-9][0-9]\b")  # 101 is a final answer
 
 
 class AnswerBrokenOff(ResponseProtocolError):
@@ -136,7 +133,7 @@ class Http1Client(_Http1Connection, stock.Http1Client):
             self._answer_begun = False
 
     def _receive_informational(self) -> layer.CommandGenerator[None]:
-        while _INFORMATIONAL.match(bytes(self.buf)[:13]):
+        while _is_informational(self.buf):
             lines = self.buf.maybe_extract_lines()
             if lines is None:
                 return
@@ -160,6 +157,16 @@ class Http1Server(_Http1Connection, stock.Http1Server):
             yield commands.SendData(self.conn, stock.make_error_response(431, "request head too large"))
             yield commands.CloseConnection(self.conn)
             self.state = self.done
+
+
+def _is_informational(buffer: ReceiveBuffer) -> bool:
+    """Whether a 1xx answer begins here, with its start line read as liberally as mitmproxy reads it. 101 is final."""
+    line, end, _ = bytes(buffer).partition(b"\n")
+    try:
+        status = int(line.split(None, 2)[1])
+    except (IndexError, ValueError):
+        return False
+    return end != b"" and 100 <= status <= 199 and status != 101
 
 
 def _broken_off(event: HttpEvent) -> HttpEvent:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import hashlib
 import hmac
 import re
@@ -184,7 +183,7 @@ def _basic(header: str) -> tuple[str, bytes]:
     try:
         name, colon, token = base64.b64decode(encoded.strip(), validate=True).partition(b":")
         return (name.decode("utf-8"), token) if colon else ("", b"")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # not base64, not even ASCII, or a name that is no UTF-8
         return "", b""
 
 
