@@ -14,21 +14,24 @@ import socket
 import sys
 import time
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Final, NoReturn
 
 import structlog
 
-from keyd import config, kek, logs
+from keyd import config, kek, logs, passphrase
 from keyd.admin import Admin
 from keyd.configfile import ConfigError
+from keyd.custody import Custody
 from keyd.keystore import Keystore
 from keyd.listener import Listener
 from keyd.peer import Roles
 from keyd.policies import Policies
-from keyd.process import descriptor_limit, forbid_dumps, raise_descriptor_limit
+from keyd.process import descriptor_limit, forbid_dumps, lock_memory, raise_descriptor_limit
 from keyd.quotas import Quotas, shares
+from keyd.rotation import Rotation
 from keyd.server import Server
 from keyd.service import Service
 from keyd.service_manager import Notifier, unix_listener
@@ -46,12 +49,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="osmoda-keyd", description=__doc__)
     parser.add_argument("--config", type=Path, default=Path("/etc/osmoda/keyd.toml"), metavar="FILE")
     parser.add_argument("--version", action="version", version=version("osmoda-x402"))
+    parser.add_argument(
+        "--passphrase-fd", type=int, metavar="N", help="file descriptor to read the key's passphrase from"
+    )
     arguments = parser.parse_args()
     forbid_dumps()
     raise_descriptor_limit()
     logs.configure()
+    if not lock_memory():
+        log.info("keyd.memory.not_locked", why="LimitMEMLOCK is not infinity; keep keyd out of swap")
     try:
-        asyncio.run(serve(config.load(arguments.config)))
+        settings = config.load(arguments.config)
+        ask = partial(passphrase.ask, arguments.passphrase_fd, os.environ)
+        asyncio.run(serve(settings, kek.load(settings.kek_file, os.environ, ask)))
     except (ConfigError, kek.KekError, LedgerError) as error:
         fail(str(error), error.hint)
     except OSError as error:
@@ -65,21 +75,26 @@ def fail(message: str, hint: str) -> NoReturn:
     sys.exit(EXIT_CONFIG)
 
 
-async def serve(settings: config.Settings) -> None:
-    """Runs until SIGTERM or SIGINT. Raises ConfigError, KekError, LedgerError, OSError before it listens."""
+async def serve(settings: config.Settings, source: kek.Source) -> None:
+    """Runs until SIGTERM or SIGINT. Raises ConfigError, LedgerError, OSError before it listens."""
     notifier = Notifier(os.environ)
     passed = unix_listener(os.environ)
     roles = Roles.resolve(settings.peers)
-    key = kek.load(settings.kek_file, os.environ)
     refuse_lost_ledger(settings)
     ledger = Ledger.open(settings.ledger_file, clock=clock_us)  # its lock keeps a second keyd out
     try:
         policies = Policies(settings.policy(), limits=settings.limits(), enforce=settings.x402.enforce)
+        custody = Custody(
+            ledger=ledger,
+            keystore=Keystore(settings.wallet_dir, source.kek, secrets.token_bytes),
+            initial_default=settings.x402.default_wallet_label,
+            entropy=secrets.token_bytes,
+        )
+        rotation = Rotation(ledger=ledger, custody=custody, source=source, entropy=secrets.token_bytes)
         service = Service(
             ledger=ledger,
-            wallets=Keystore(settings.wallet_dir, key, secrets.token_bytes),
+            custody=custody,
             policies=policies,
-            default_wallet=settings.x402.default_wallet_label,
             entropy=secrets.token_bytes,
             proof_sources=settings.x402.proof_sources,
         )
@@ -89,8 +104,10 @@ async def serve(settings: config.Settings) -> None:
             overrides_file=settings.state_dir / "overrides.toml",
             entropy=secrets.token_bytes,
         )
-        server = Server(service, admin, roles, clock_us)
+        server = Server(service, admin, rotation, roles, clock_us)
         await service.record("keyd", "keyd.started", {"version": version("osmoda-x402")})
+        await rotation.at_start()
+        await custody.take_stock()
         await admin.record_base(settings.x402.model_dump(mode="json"))
         admin.write_file()
         listener = passed or listen(settings.socket, int(settings.socket_mode, 8))

@@ -53,6 +53,7 @@ class Admin:
         self._file = overrides_file
         self._entropy = entropy
         self._agents = Flood(AGENT_CHANGES_PER_MINUTE)
+        self._again = Flood(AGENT_CHANGES_PER_MINUTE)
 
     async def change(
         self, peer: Peer, roles: frozenset[Role], patch: api.PolicyPatch
@@ -143,13 +144,16 @@ class Admin:
         tx.append("x402.policy.changed", str(peer), {"facts": changes, "reset": domain})
 
     async def freeze(self, peer: Peer, reason: str) -> None:
-        """From the next decision on nothing is signed."""
+        """From the next decision on nothing is signed. Who froze first stays; later ones are on record beside."""
 
         def step(tx: Transaction) -> None:
-            value = {"at": tx.now // 1_000_000, "by": str(peer), "reason": reason}
-            tx.append(
-                "x402.frozen", str(peer), {"facts": [facts.put(Kind.FROZEN, "", value)], "reason": reason}
-            )
+            first = facts.get(tx.db, Kind.FROZEN, "")
+            if first is None:
+                value = {"at": tx.now // 1_000_000, "by": str(peer), "reason": reason}
+                changes = {"facts": [facts.put(Kind.FROZEN, "", value)], "reason": reason}
+                tx.append("x402.frozen", str(peer), changes)
+            elif self._again.note(str(peer), tx.now) is not None:
+                tx.append("x402.frozen", str(peer), {"frozen_by": first["by"], "reason": reason})
 
         await self._transact(step)
 

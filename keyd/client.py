@@ -127,6 +127,27 @@ class KeydClient:
     async def wallet_list(self) -> api.WalletList:
         return await self._call("wallet_list", api.WalletList)
 
+    async def wallet_show(self, label: str) -> api.WalletView:
+        return await self._call("wallet_show", api.WalletView, resource=label)
+
+    async def wallet_archive(self, request: api.WalletArchive) -> api.Wallet:
+        return await self._call("wallet_archive", api.Wallet, request)
+
+    async def wallet_restore(self, request: api.WalletRestore) -> api.Wallet:
+        return await self._call("wallet_restore", api.Wallet, request)
+
+    async def wallet_default(self, request: api.WalletDefault) -> api.Wallet:
+        return await self._call("wallet_default", api.Wallet, request)
+
+    async def wallet_export(self, request: api.WalletExport) -> api.WalletExported:
+        return await self._call("wallet_export", api.WalletExported, request)
+
+    async def kek(self) -> api.KekView:
+        return await self._call("kek", api.KekView)
+
+    async def kek_rotate(self, request: api.KekRotate) -> api.KekRotated:
+        return await self._call("kek_rotate", api.KekRotated, request)
+
     async def ledger_entries(self, *, limit: int, after: int | None = None) -> api.LedgerEntries:
         query = {"limit": str(limit)} | ({} if after is None else {"after": str(after)})
         return await self._call("ledger_entries", api.LedgerEntries, query=query)

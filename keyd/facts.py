@@ -34,6 +34,12 @@ class Kind(StrEnum):
     """SHA-256 of a session's token → {id, label, caller, budget_usd_micros, expires_at}"""
     SESSION_PAYMENT = "session_payment"
     """session id "/" payment id → label of the session"""
+    WALLET = "wallet"
+    """label → {address, archived, created_at}"""
+    DEFAULT_WALLET = "default-wallet"
+    """"" → the label that pays, if an administrator chose one at run time"""
+    KEK = "kek"
+    """"" → {id, next}: which key-encryption key seals the wallets, and which one is about to"""
     BASE = "base"
     """"" → the policy of keyd.toml at the last start"""
 

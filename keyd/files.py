@@ -17,12 +17,20 @@ def write_private(path: Path, data: bytes, *, replace: bool = False) -> None:
             file.flush()
             os.fsync(file.fileno())
         if replace:
-            temporary.replace(path)
+            os.replace(temporary, path)
         else:
-            path.hardlink_to(temporary)  # unlike rename, fails if the name is taken
+            os.link(temporary, path)  # unlike rename, fails if the name is taken
     finally:
         temporary.unlink(missing_ok=True)
     sync_directory(path.parent)
+
+
+def sweep_temporary(folder: Path) -> None:
+    """Removes what a crash in `write_private` left beside the files of `folder`."""
+    for path in folder.glob(".*"):
+        stem, _, suffix = path.name.rpartition(".")
+        if len(suffix) == 16 and len(stem) > 1 and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def make_private_directory(path: Path) -> bool:

@@ -1,7 +1,10 @@
-"""Wallet files: one per label, the private key wrapped with AES-256-GCM under the key-encryption key.
+"""Wallet files: one per label, the private key sealed with AES-256-GCM under the key-encryption key (KEK).
 
 Label, address and version are authenticated with the key: a file that was renamed, edited or swapped with
 another wallet's does not open.
+
+While the KEK is being changed a file holds the same key more than once, sealed under each KEK, the oldest first
+(docs/adr/0011). What may be signed with which wallet is decided by the record, in `keyd.custody`.
 """
 
 from __future__ import annotations
@@ -18,10 +21,11 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyd.evm import address_of
-from keyd.files import make_private_directory, write_private
+from keyd.files import make_private_directory, sweep_temporary, write_private
+from keyd.kek import Kek
 from keyd.secret import Secret
 
-VERSION: Final = 1
+VERSION: Final = 2
 _NONCE_BYTES: Final = 12
 _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
 
@@ -35,7 +39,7 @@ class WalletExists(Exception):
 
 
 class WalletUnreadable(Exception):
-    """The file is damaged, swapped, or wrapped under another key."""
+    """The file is damaged, swapped, or sealed under another key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +70,54 @@ class Payer:
         return f"Payer({self.label!r}, {self.address})"
 
 
-class Keystore:
-    """The wallets of one state folder."""
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A wallet file as read. `seals`: KEK id → (nonce, ciphertext), the oldest KEK first."""
 
-    def __init__(self, folder: Path, kek: Secret, entropy: Callable[[int], bytes]) -> None:
+    info: WalletInfo
+    seals: dict[str, tuple[bytes, bytes]]
+
+    @classmethod
+    def from_json(cls, label: str, content: bytes) -> _File:
+        """Raises WalletUnreadable."""
+        try:
+            document: dict[str, Any] = json.loads(content)
+            if document["version"] != VERSION or document["label"] != label:
+                raise WalletUnreadable(f"wallet {label!r}: the file is of another wallet or version")
+            info = WalletInfo(label, str(document["address"]), int(document["created_at"]))
+            seals = {
+                str(seal["kek"]): (bytes.fromhex(seal["nonce"]), bytes.fromhex(seal["ciphertext"]))
+                for seal in document["seals"]
+            }
+        except (KeyError, TypeError, ValueError, RecursionError):
+            raise WalletUnreadable(f"wallet {label!r}: the file is damaged") from None
+        return cls(info, seals)
+
+    def to_json(self) -> bytes:
+        document = {
+            "version": VERSION,
+            "label": self.info.label,
+            "address": self.info.address,
+            "created_at": self.info.created_at,
+            "cipher": "AES-256-GCM",
+            "seals": [
+                {"kek": kek, "nonce": nonce.hex(), "ciphertext": sealed.hex()}
+                for kek, (nonce, sealed) in self.seals.items()
+            ],
+        }
+        return json.dumps(document, indent=1).encode() + b"\n"
+
+
+class Keystore:
+    """The wallets of one state folder. `kek` is the one in force; `pending` are newer ones, which may become it."""
+
+    def __init__(self, folder: Path, kek: Kek, entropy: Callable[[int], bytes]) -> None:
         self._folder = folder
-        self._kek = kek
         self._entropy = entropy
+        self.kek = kek
+        self.pending: tuple[Kek, ...] = ()
+
+    # -- one wallet ---------------------------------------------------------------------------------------
 
     def create(self, label: str, now_s: int) -> WalletInfo:
         """A new wallet with a random key. Raises WalletExists."""
@@ -82,61 +127,105 @@ class Keystore:
         return self.store(label, Secret(key), now_s)
 
     def store(self, label: str, key: Secret, now_s: int) -> WalletInfo:
-        """Wraps and durably writes `key`. Raises WalletExists, ValueError if it is not a private key."""
+        """Seals and durably writes `key`. Raises WalletExists, ValueError if it is not a private key."""
         if not _is_private_key(key.reveal()):
             raise ValueError("not a secp256k1 private key")
         info = WalletInfo(label, Payer(label, key).address, now_s)
-        nonce = self._entropy(_NONCE_BYTES)
-        sealed = AESGCM(self._kek.reveal()).encrypt(nonce, key.reveal(), _associated_data(info))
-        document = {
-            "version": VERSION,
-            "label": label,
-            "address": info.address,
-            "created_at": now_s,
-            "cipher": "AES-256-GCM",
-            "nonce": nonce.hex(),
-            "ciphertext": sealed.hex(),
-        }
+        file = _File(info, {kek.id: self._seal(kek, info, key) for kek in (self.kek, *self.pending)})
         make_private_directory(self._folder)
         try:
-            write_private(self._path(label), json.dumps(document, indent=1).encode() + b"\n")
+            write_private(self._path(label), file.to_json())
         except FileExistsError:
             raise WalletExists(label) from None
         return info
 
     def open(self, label: str) -> Payer:
-        """Raises WalletMissing or WalletUnreadable."""
-        info, document = self._read(label)
+        """Decrypts the key, in 0.1 ms, for whoever asked: nothing keeps it. Raises WalletMissing, WalletUnreadable."""
+        return self._open(self._read(label))[0]
+
+    def reveal(self, label: str) -> tuple[str, Secret]:
+        """Address and the private key itself, for export. Raises WalletMissing or WalletUnreadable."""
+        payer, key = self._open(self._read(label))
+        return payer.address, key
+
+    def infos(self) -> tuple[list[WalletInfo], dict[str, str]]:
+        """Every wallet whose file can be read, and what is wrong with each other, by label. Nothing is decrypted."""
+        found: list[WalletInfo] = []
+        damaged: dict[str, str] = {}
+        for label in self.labels():
+            try:
+                found.append(self._read(label).info)
+            except WalletUnreadable as error:
+                damaged[label] = str(error)
+            except WalletMissing:  # removed a moment ago
+                continue
+        return found, damaged
+
+    def labels(self) -> list[str]:
+        return sorted(path.stem for path in self._folder.glob("*.json") if _LABEL.fullmatch(path.stem))
+
+    def sweep(self) -> None:
+        """Removes temporary files that a crash left behind; each holds no more than a wallet file does."""
+        sweep_temporary(self._folder)
+
+    # -- all wallets, under another KEK -------------------------------------------------------------------
+
+    def add_seal(self, label: str, kek: Kek) -> None:
+        """From now on the wallet opens under `kek` too. Raises WalletMissing or WalletUnreadable."""
+        file = self._read(label)
+        if kek.id not in file.seals:
+            seal = self._seal(kek, file.info, self._open(file)[1])
+            self._replace(_File(file.info, file.seals | {kek.id: seal}))
+
+    def drop_older_seals(self, label: str) -> None:
+        """The wallet opens no longer under a KEK older than the one in force. Raises as `open` does.
+
+        Newer ones stay: their KEK may be put in force at any moment, by somebody whom keyd does not see.
+        """
+        file = self._read(label)
+        self._open(file)
+        ids = list(file.seals)
+        kept = ids[ids.index(self.kek.id) :]
+        if kept != ids:
+            self._replace(_File(file.info, {kek: file.seals[kek] for kek in kept}))
+
+    def kek_ids(self, label: str) -> list[str]:
+        """Ids of the KEKs that open the wallet, the oldest first. Raises WalletMissing or WalletUnreadable."""
+        return list(self._read(label).seals)
+
+    # -- the file -----------------------------------------------------------------------------------------
+
+    def _seal(self, kek: Kek, info: WalletInfo, key: Secret) -> tuple[bytes, bytes]:
+        nonce = self._entropy(_NONCE_BYTES)
+        return nonce, AESGCM(kek.reveal()).encrypt(nonce, key.reveal(), _associated_data(info))
+
+    def _open(self, file: _File) -> tuple[Payer, Secret]:
+        label = file.info.label
         try:
-            nonce, sealed = bytes.fromhex(document["nonce"]), bytes.fromhex(document["ciphertext"])
-            key = AESGCM(self._kek.reveal()).decrypt(nonce, sealed, _associated_data(info))
-        except (InvalidTag, ValueError, KeyError, TypeError):
+            nonce, sealed = file.seals[self.kek.id]
+            key = Secret(AESGCM(self.kek.reveal()).decrypt(nonce, sealed, _associated_data(file.info)))
+        except KeyError:
             raise WalletUnreadable(
-                f"wallet {label!r} does not open: it was changed, or sealed under another key"
+                f"wallet {label!r} is sealed under key {', '.join(file.seals) or '(none)'}, not under {self.kek.id}"
             ) from None
-        payer = Payer(label, Secret(key))
-        if payer.address != info.address:  # cannot happen while the tag holds; never pay from a surprise
+        except (InvalidTag, ValueError):
+            raise WalletUnreadable(f"wallet {label!r} does not open: it was changed") from None
+        payer = Payer(label, key)
+        if payer.address != file.info.address:  # cannot happen while the tag holds; never pay from a surprise
             raise WalletUnreadable(f"wallet {label!r} holds the key of another address")
-        return payer
+        return payer, key
 
-    def list(self) -> list[WalletInfo]:
-        """Every wallet whose file can be read, by label. Nothing is decrypted."""
-        labels = sorted(path.stem for path in self._folder.glob("*.json") if _LABEL.fullmatch(path.stem))
-        return [self._read(label)[0] for label in labels]
-
-    def _read(self, label: str) -> tuple[WalletInfo, dict[str, Any]]:
+    def _read(self, label: str) -> _File:
         try:
-            document = json.loads(self._path(label).read_bytes())
+            content = self._path(label).read_bytes()
         except FileNotFoundError:
             raise WalletMissing(label) from None
-        except (OSError, ValueError) as error:
-            raise WalletUnreadable(f"wallet {label!r}: {error}") from None
-        try:
-            if document["version"] != VERSION or document["label"] != label:
-                raise WalletUnreadable(f"wallet {label!r}: the file is of another wallet or version")
-            return WalletInfo(label, str(document["address"]), int(document["created_at"])), document
-        except (KeyError, TypeError, ValueError):
-            raise WalletUnreadable(f"wallet {label!r}: the file is damaged") from None
+        except OSError as error:
+            raise WalletUnreadable(f"wallet {label!r}: {error.strerror}") from None
+        return _File.from_json(label, content)
+
+    def _replace(self, file: _File) -> None:
+        write_private(self._path(file.info.label), file.to_json(), replace=True)
 
     def _path(self, label: str) -> Path:
         if _LABEL.fullmatch(label) is None:  # a label from the configuration is a file name, too
@@ -162,4 +251,4 @@ def _is_private_key(key: bytes) -> bool:
 
 def _associated_data(info: WalletInfo) -> bytes:
     fields = {"address": info.address, "label": info.label, "version": VERSION}
-    return b"osmoda-wallet/v1\n" + json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+    return b"osmoda-wallet/v2\n" + json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()

@@ -45,10 +45,16 @@ _SPEND_BY: Final = {
     " SUM(iif(p.state = 'released', 0, p.usd_micros)) AS usd, COUNT(*)"
     " FROM facts f JOIN payments p ON p.payment_id = substr(f.key, 18)"
     " WHERE f.kind = 'session_payment' AND p.day BETWEEN ? AND ? GROUP BY session ORDER BY usd DESC, session",
+    SpendBy.WALLET: "SELECT wallet, SUM(iif(state = 'released', 0, usd_micros)) AS usd, COUNT(*)"
+    " FROM payments WHERE day BETWEEN ? AND ? GROUP BY wallet ORDER BY usd DESC, wallet",
 }
 _REFUSED: Final = (
     "SELECT CAST(entry AS BLOB), hash FROM entries WHERE seq > (SELECT head_seq FROM meta) - ?"
     " AND json_extract(entry, '$.type') = 'x402.payment.rejected' ORDER BY seq DESC LIMIT ?"
+)
+_OF_WALLET: Final = (
+    "SELECT COUNT(*), COUNT(*) FILTER (WHERE proven = 0), SUM(iif(state = 'released', 0, usd_micros)),"
+    " SUM(iif(state = 'released' OR day < ?2, 0, usd_micros)) FROM payments WHERE wallet = ?1"
 )
 _FOREVER: Final = "9999-12-31"
 
@@ -177,6 +183,22 @@ def spend_by(
 ) -> list[tuple[str, int, int]]:
     """(key, micro-USD, calls) over the days `since` to `until`. An asset's key is "network address"."""
     return db.execute(_SPEND_BY[by], (since, until)).fetchall()
+
+
+@dataclass(frozen=True, slots=True)
+class WalletSpend:
+    """What one wallet signed. Amounts in micro-USD, without what was released."""
+
+    payments: int
+    unproven: int
+    total: int
+    today: int
+
+
+def of_wallet(db: sqlite3.Connection, label: str, day: str = _FOREVER) -> WalletSpend:
+    """Reads every payment of the ledger: not for the path of a payment."""
+    payments, unproven, total, today = db.execute(_OF_WALLET, (label, day)).fetchone()
+    return WalletSpend(payments, unproven, total or 0, today or 0)
 
 
 def _entries(db: sqlite3.Connection, payment: Payment) -> list[Entry]:

@@ -8,6 +8,10 @@ import resource
 from typing import Final
 
 _PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
+_MCL_CURRENT: Final = 1  # linux/mman.h
+_MCL_FUTURE: Final = 2
+_MCL_ONFAULT: Final = 4
+"""Lock pages when they are used: the whole address space, 1 GB of it never touched, need not fit into memory."""
 
 
 def raise_descriptor_limit() -> None:
@@ -28,3 +32,16 @@ def forbid_dumps() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE) failed")
+
+
+def lock_memory() -> bool:
+    """From now on no page of this process goes to swap, where a key would outlast the machine's switching off.
+
+    False if the system does not let us: below the limit an allocation would fail one day, so it must be unlimited.
+    """
+    _, most = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if most != resource.RLIM_INFINITY:
+        return False
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (most, most))
+    libc = ctypes.CDLL(None, use_errno=True)
+    return bool(libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0)

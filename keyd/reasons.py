@@ -45,6 +45,7 @@ class Reason(StrEnum):
     APPROVAL_REQUIRED = "approval_required"
     WALLET_MISSING = "wallet_missing"
     WALLET_UNREADABLE = "wallet_unreadable"
+    WALLET_ARCHIVED = "wallet_archived"
     LEDGER_UNAVAILABLE = "ledger_unavailable"
     # keyd: one offer
     OFFER_MALFORMED = "offer_malformed"
@@ -71,6 +72,9 @@ class Reason(StrEnum):
     PAYMENT_UNKNOWN = "payment_unknown"
     SESSION_UNKNOWN = "session_unknown"
     WALLET_EXISTS = "wallet_exists"
+    WALLET_IS_DEFAULT = "wallet_is_default"
+    CONFIRMATION_WRONG = "confirmation_wrong"
+    KEK_ROTATION = "kek_rotation"
     PROPOSAL_UNKNOWN = "proposal_unknown"
     PROPOSAL_STALE = "proposal_stale"
     POLICY_LIMIT = "policy_limit"
@@ -205,6 +209,10 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
         "The wallet file cannot be decrypted: it was changed, swapped, or belongs to another key-encryption key.",
         "Restore the wallet file and the key-encryption key from the same backup.",
     ),
+    Reason.WALLET_ARCHIVED: Explanation(
+        "The wallet that should pay is archived: it signs nothing, not even the repeat of an open payment.",
+        "`keyctl wallet restore LABEL` puts it back, `keyctl wallet default LABEL` lets another one pay.",
+    ),
     Reason.LEDGER_UNAVAILABLE: Explanation(
         "The ledger cannot be written, so nothing is signed.",
         "Free disk space or mend the file system under keyd's state_dir, then restart osmoda-keyd.",
@@ -301,6 +309,18 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.WALLET_EXISTS: Explanation(
         "A wallet with this label exists already, and is never overwritten.",
         "Choose another label; `keyctl wallet list` shows those in use.",
+    ),
+    Reason.WALLET_IS_DEFAULT: Explanation(
+        "The default wallet was to be archived: after that nothing would be paid.",
+        "Let another one pay first (`keyctl wallet default LABEL`), or say that you mean it with --even-default.",
+    ),
+    Reason.CONFIRMATION_WRONG: Explanation(
+        "A key was to leave keyd, and the confirmation is not the label of its wallet.",
+        "`keyctl wallet export LABEL --out FILE` asks for it; type the label.",
+    ),
+    Reason.KEK_ROTATION: Explanation(
+        "The key-encryption key is being changed, or cannot be changed in the way that was asked for.",
+        "`keyctl wallet kek` shows where it stands; `keyctl wallet rotate-kek` starts it again and ends it.",
     ),
     Reason.PROPOSAL_UNKNOWN: Explanation(
         "Nothing with this id is waiting for approval: it was decided, it expired, or it never was.",

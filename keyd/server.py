@@ -18,6 +18,7 @@ from keyd.floods import Flood
 from keyd.http import Handlers, Refused, Request, Response, refusal, respond
 from keyd.peer import Roles
 from keyd.reasons import Reason
+from keyd.rotation import Rotation
 from keyd.routes.ledger import LedgerRoutes
 from keyd.routes.payments import PaymentRoutes
 from keyd.routes.policy import PolicyRoutes
@@ -41,12 +42,14 @@ class Server:
         self,
         service: Service,
         admin: Admin,
+        rotation: Rotation,
         roles: Roles,
         clock: Callable[[], int],
     ) -> None:
         self.service = service
         self.admin = admin
         self.sessions = Sessions(service.ledger, service.entropy)
+        self.rotation = rotation
         self.views = Views(service.ledger, service.policies)
         self._roles = roles
         self._clock = clock
@@ -60,7 +63,7 @@ class Server:
             **PaymentRoutes(self.service, self.views, self._clock).handlers(),
             **PolicyRoutes(self.service, self.admin, self.views, self._roles, self._clock).handlers(),
             **SessionRoutes(self.service, self.sessions, self._roles, self._clock).handlers(),
-            **WalletRoutes(self.service, self._clock).handlers(),
+            **WalletRoutes(self.service.custody, self.rotation, self.views, self._clock).handlers(),
             **LedgerRoutes(self.service.ledger).handlers(),
         }
 

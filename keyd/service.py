@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from keyd import api, eip3009, evidence, payments, quotes, records, standing
+from keyd.custody import Custody
 from keyd.eip3009 import Authorization
 from keyd.evidence import Signed
 from keyd.floods import Flood
 from keyd.intent import Intent
-from keyd.keystore import Keystore, Payer, WalletMissing, WalletUnreadable
+from keyd.keystore import Payer
 from keyd.offers import Offer
 from keyd.payments import Payment
 from keyd.peer import Peer
@@ -74,16 +75,14 @@ class Service:
         self,
         *,
         ledger: Ledger,
-        wallets: Keystore,
+        custody: Custody,
         policies: Policies,
-        default_wallet: str,
         entropy: Callable[[int], bytes],
         proof_sources: int = 1,
     ) -> None:
         self.ledger = ledger
-        self.wallets = wallets
+        self.custody = custody
         self.policies = policies
-        self.default_wallet = default_wallet
         self.entropy = entropy
         self._proof_sources = proof_sources
         self._refusals = Flood(REFUSALS_PER_MINUTE)
@@ -92,21 +91,18 @@ class Service:
 
     async def authorize_payment(self, peer: Peer, intent: Intent) -> Authorized | Deny:
         """The decision on one 402. Raises LedgerError if it cannot be recorded; then nothing was signed."""
-        payer = self.open_wallet(intent.wallet_id or self.default_wallet)
-        payment = await self._transact(lambda tx: self._decide_and_record(tx, peer, intent, payer))
+        payment = await self._transact(lambda tx: self._decide_and_record(tx, peer, intent))
         if isinstance(payment, Deny):
             return payment
         # The entry is on the disk. From here a crash over-counts this payment; it can never under-count it.
         digest = eip3009.digest(payment.authorization, payment.offer.asset)
         return Authorized(payment, payment.payer.sign(digest))
 
-    def _decide_and_record(
-        self, tx: Transaction, peer: Peer, intent: Intent, payer: Payer | Deny
-    ) -> Recorded | Deny:
+    def _decide_and_record(self, tx: Transaction, peer: Peer, intent: Intent) -> Recorded | Deny:
         now_s, day = tx.now // 1_000_000, payments.budget_day(tx.now)
         policy = self.policies.governing(tx.db)
         record = standing.load(tx.db, intent, policy, now_s=now_s, day=day)
-        verdict = _judge(tx, intent, policy, record, payer, now_s)
+        verdict = _judge(tx, intent, policy, record, self.custody, now_s)
         if isinstance(verdict, Deny):
             suppressed = self._refusals.note(intent.caller, tx.now)
             return verdict if suppressed is None else records.refusal(tx, peer, intent, verdict, suppressed)
@@ -143,9 +139,10 @@ class Service:
 
     def quote(self, intent: Intent, now_us: int) -> api.Quote:
         """What the decision would be at `now_us`. Leaves no trace."""
-        payer = self.open_wallet(self.default_wallet)
         return self.ledger.read(
-            lambda db: quotes.quote(db, intent, self.policies.governing(db), payer, now_us)
+            lambda db: quotes.quote(
+                db, intent, self.policies.governing(db), self.custody.payer(db, None), now_us
+            )
         )
 
     # -- told what became of it ---------------------------------------------------------------------------
@@ -208,29 +205,21 @@ class Service:
             found.append("payments are frozen (`keyctl x402 unfreeze`)")
         if not policy.allowed_domains:
             found.append("no domain may be paid ([x402] allowed_domains is empty)")
-        wallet = self.open_wallet(self.default_wallet)
-        if isinstance(wallet, Deny):
+        if (wallet := self.custody.default_problem()) is not None:
             found.append(f"{wallet.detail}: {wallet.reason.explanation.summary}")
         return found
-
-    def open_wallet(self, label: str) -> Payer | Deny:
-        try:
-            return self.wallets.open(label)
-        except WalletMissing:
-            return Deny(Reason.WALLET_MISSING, f"wallet {label!r}")
-        except WalletUnreadable as error:
-            return Deny(Reason.WALLET_UNREADABLE, str(error))
 
     async def _transact[T](self, step: Callable[[Transaction], T]) -> T:
         return await asyncio.wrap_future(self.ledger.transact(step))
 
 
 def _judge(
-    tx: Transaction, intent: Intent, policy: Policy, record: Standing, payer: Payer | Deny, now_s: int
+    tx: Transaction, intent: Intent, policy: Policy, record: Standing, custody: Custody, now_s: int
 ) -> Purchase | Recorded | Deny:
     """A new purchase, the repeat of one that is open, or neither."""
     if denial := admit(intent, policy, record):
         return denial
+    payer = custody.payer(tx.db, intent.wallet_id)
     if isinstance(payer, Deny):
         return payer
     earlier = payments.latest_of(tx.db, intent.intent_key)

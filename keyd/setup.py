@@ -34,7 +34,7 @@ def initialise(settings: Settings) -> list[str]:
 def _key(settings: Settings) -> str:
     if settings.kek_file is None:
         return "key-encryption key: from the systemd credential (kek_file is not set)"
-    made = kek.create(settings.kek_file, secrets.token_bytes(32))
+    made = kek.create(settings.kek_file, secrets.token_bytes)
     return f"key-encryption key: {settings.kek_file} {'created' if made else 'exists'}"
 
 

@@ -121,6 +121,31 @@ class Views:
             next=rows[-1].signed_seq if len(rows) == MAX_OPEN else None,
         )
 
+    def wallet(self, wallet: api.Wallet, now_us: int) -> api.WalletView:
+        """What a wallet spent, and in what it may be asked to pay. Reads every payment of the ledger."""
+
+        def read(db: sqlite3.Connection) -> tuple[payments.WalletSpend, list[Asset]]:
+            spent = payments.of_wallet(db, wallet.label, payments.budget_day(now_us))
+            return spent, payable_assets(self._policies.in_force(db))
+
+        spent, assets = self._ledger.read(read)
+        return api.WalletView(
+            wallet=wallet,
+            spent_today=format_usd(spent.today),
+            spent=format_usd(spent.total),
+            payments=spent.payments,
+            open_payments=spent.unproven,
+            tokens=[
+                api.WalletToken(
+                    network=asset.network,
+                    address=asset.address,
+                    symbol=asset.symbol,
+                    decimals=asset.decimals,
+                )
+                for asset in sorted(assets, key=str)
+            ],
+        )
+
     def frozen(self) -> api.Frozen:
         return self._ledger.read(_frozen)
 

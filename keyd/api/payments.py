@@ -232,10 +232,11 @@ class SpendBy(StrEnum):
     DAY = "day"
     ASSET = "asset"
     SESSION = "session"
+    WALLET = "wallet"
 
 
 class SpendRow(Message):
-    """One line of `GET /x402/spend`: `key` is a domain, caller, day, SYMBOL@network or LABEL/ID, as `by` says."""
+    """One line of `GET /x402/spend`: `key` is a domain, caller, day, SYMBOL@network, LABEL/ID or wallet, as `by` says."""
 
     key: str
     usd: str
@@ -243,7 +244,7 @@ class SpendRow(Message):
 
 
 class Spend(Message):
-    """`GET /x402/spend?by=domain|caller|day|asset|session&since=YYYY-MM-DD`: what counts as spent, the dearest first."""
+    """`GET /x402/spend?by=domain|caller|day|asset|session|wallet&since=YYYY-MM-DD`: what counts as spent, the dearest first."""
 
     by: SpendBy
     since: str

@@ -15,7 +15,7 @@ from keyd.cli.doctor_command import doctor
 from keyd.cli.errors import CliError, colour_wanted, os_fault, report
 from keyd.cli.ledger_commands import ledger
 from keyd.cli.setup_commands import check_config, health, init
-from keyd.cli.wallet_commands import wallet
+from keyd.cli.wallets import wallet
 from keyd.cli.x402_commands import x402
 
 EXIT_FAULT = 1

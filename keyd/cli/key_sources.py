@@ -9,7 +9,10 @@ import json
 import os
 import re
 import stat
+import sys
 from pathlib import Path
+
+import click
 
 from keyd.cli.errors import CliError, os_fault, report
 
@@ -17,6 +20,8 @@ MAX_SECRET_FILE = 64 * 1024  # a keystore is under 1 KiB; a device or a log give
 DEFAULT_DERIVATION_PATH = (
     "m/44'/60'/0'/0/0"  # BIP-44, coin 60 (Ethereum), first account: what wallets show first
 )
+
+MIN_PASSPHRASE = 12  # as `keyd.scrypt` has it
 
 _HEX_KEY = re.compile(r"(?:0x)?([0-9a-fA-F]{64})")
 
@@ -71,6 +76,29 @@ def key_from_mnemonic_file(file: Path, derivation_path: str) -> str:
             f"{file} does not hold a valid mnemonic, or {derivation_path!r} is not a derivation path",
             f"12 to 24 English words on one line, and a path like {DEFAULT_DERIVATION_PATH}",
         ) from None
+
+
+def read_line(file: Path) -> str:
+    """A password or passphrase: the text of a file without the newline that editors put at its end."""
+    return read_secret(file).removesuffix("\n").removesuffix("\r")
+
+
+def new_passphrase(what: str, file: Path | None) -> str:
+    """From `file`, or typed twice on the terminal, for `what`. Raises CliError; never quotes it."""
+    if file is not None:
+        passphrase = read_line(file)
+    elif sys.stdin.isatty():
+        passphrase = click.prompt(
+            f"Passphrase for {what}", hide_input=True, confirmation_prompt=True, err=True
+        )
+    else:
+        raise CliError("there is no terminal to ask for a passphrase on", "give it with --passphrase-file")
+    if len(passphrase) < MIN_PASSPHRASE:
+        raise CliError(
+            f"a passphrase has at least {MIN_PASSPHRASE} characters",
+            "whoever copies what it protects can guess without limit: six random words are good",
+        )
+    return passphrase
 
 
 def read_secret(file: Path) -> str:

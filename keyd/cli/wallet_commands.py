@@ -1,4 +1,4 @@
-"""`keyctl wallet`: the wallets keyd holds. A key goes to keyd once and never comes back."""
+"""`keyctl wallet`: the wallets keyd holds. A key goes to keyd once; it comes back encrypted, by `export` alone."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from keyd import api
 from keyd.cli.context import Invocation, invocation
-from keyd.cli.errors import CliError
+from keyd.cli.errors import CliError, report
 from keyd.cli.key_sources import (
     DEFAULT_DERIVATION_PATH,
     key_from_hex_file,
     key_from_keystore,
     key_from_mnemonic_file,
-    read_secret,
+    read_line,
 )
 from keyd.cli.render import escaped, table
 from keyd.client import KeydClient
@@ -25,7 +25,9 @@ from keyd.client import KeydClient
 _LABEL: TypeAdapter[str] = TypeAdapter(api.Label)
 
 
-def _checked_label(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+def _checked_label(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
     try:
         return _LABEL.validate_python(value)
     except ValidationError:
@@ -40,14 +42,14 @@ _secret_file = click.Path(path_type=Path)
 
 @click.group()
 def wallet() -> None:
-    """Create, import and list the wallets that pay."""
+    """The wallets that pay: make, bring, look at, choose, put away, take out."""
 
 
 @wallet.command()
 @label_argument
 @invocation
 def create(run: Invocation, label: str) -> None:
-    """Let keyd make a new wallet. Its key never leaves keyd."""
+    """Let keyd make a new wallet."""
     made = run.ask(lambda keyd: keyd.wallet_create(api.WalletCreate(label=label)))
     click.echo(f"created wallet {made.label}: {escaped(made.address)}")
 
@@ -99,7 +101,7 @@ def import_wallet(
 
 def _password(keystore: Path, password_file: Path | None) -> str:
     if password_file is not None:
-        return read_secret(password_file).removesuffix("\n").removesuffix("\r")
+        return read_line(password_file)
     if not sys.stdin.isatty():
         raise CliError(
             "there is no terminal to ask for the keystore's password on", "give it with --password-file"
@@ -116,12 +118,54 @@ def list_wallets(run: Invocation, as_json: bool) -> None:
     held = run.ask(KeydClient.wallet_list)
     if as_json:
         click.echo(held.model_dump_json(indent=2))
-    elif held.wallets:
+        return
+    if held.wallets:
         click.echo(table(("LABEL", "ADDRESS", "CREATED", ""), [_row(entry) for entry in held.wallets]))
-    else:
+    elif not held.damaged:
         click.echo("no wallets yet: `keyctl wallet create LABEL` makes one")
+    for damaged in held.damaged:
+        report(damaged.problem, kind="warning")
 
 
 def _row(entry: api.Wallet) -> tuple[str, str, str, str]:
     created = datetime.fromtimestamp(entry.created_at, UTC).strftime("%Y-%m-%d")
-    return entry.label, entry.address, created, "default" if entry.default else ""
+    marks = [word for word, on in (("default", entry.default), ("archived", entry.archived)) if on]
+    return entry.label, entry.address, created, ", ".join(marks)
+
+
+@wallet.command()
+@label_argument
+@click.option("--even-default", is_flag=True, help="Also if it is the one that pays: nothing is paid then.")
+@invocation
+def archive(run: Invocation, label: str, even_default: bool) -> None:
+    """Put a wallet away: from now on it signs nothing.
+
+    Its key stays with keyd, and payments that it signed stay open until the chain has decided on them.
+    """
+    request = api.WalletArchive(label=label, even_default=even_default)
+    put_away = run.ask(lambda keyd: keyd.wallet_archive(request))
+    click.echo(f"archived wallet {put_away.label}: {escaped(put_away.address)} signs nothing")
+
+
+@wallet.command()
+@label_argument
+@invocation
+def restore(run: Invocation, label: str) -> None:
+    """Let an archived wallet sign again."""
+    back = run.ask(lambda keyd: keyd.wallet_restore(api.WalletRestore(label=label)))
+    click.echo(f"restored wallet {back.label}: {escaped(back.address)} signs again")
+
+
+@wallet.command()
+@click.argument("label", required=False, callback=_checked_label)
+@click.option("--as-configured", is_flag=True, help="Again the `default_wallet_label` of keyd.toml.")
+@invocation
+def default(run: Invocation, label: str | None, as_configured: bool) -> None:
+    """Choose the wallet that pays if a request names none.
+
+    The choice is on record and outlives restarts. keyd.toml counts as long as nobody chose.
+    """
+    if (label is None) is not as_configured:
+        raise click.UsageError("give either a LABEL or --as-configured")
+    chosen = run.ask(lambda keyd: keyd.wallet_default(api.WalletDefault(label=label)))
+    click.echo(f"wallet {chosen.label} pays: {escaped(chosen.address)}")

@@ -39,9 +39,7 @@ class PolicyRoutes:
         }
 
     async def policy(self, request: Request) -> Response:
-        label = self._service.default_wallet
-        wallet = self._service.open_wallet(label)
-        address = None if isinstance(wallet, Deny) else wallet.address
+        label, address = self._service.custody.default()
         return respond(self._views.policy(self._clock(), wallet=address, default_wallet=label))
 
     async def policy_change(self, request: Request) -> Response:

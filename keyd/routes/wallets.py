@@ -1,61 +1,102 @@
-"""The endpoints of wallets. None of them signs anything, and none gives a key away."""
+"""The endpoints of wallets. None of them signs anything; one gives a key away, encrypted and on record."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
+from pydantic import BaseModel
+
 from keyd import api
+from keyd.custody import Custody
 from keyd.http import Handlers, Refused, Request, Response, parse, respond
-from keyd.keystore import WalletExists, WalletInfo, parse_private_key
+from keyd.keystore import parse_private_key
+from keyd.policy import Deny
 from keyd.reasons import Reason
-from keyd.service import Service
+from keyd.rotation import Rotation
+from keyd.views import Views
+
+_STATUS = {Reason.WALLET_MISSING: 404, Reason.WALLET_EXISTS: 409, Reason.CONFIRMATION_WRONG: 400}
 
 
 class WalletRoutes:
-    def __init__(self, service: Service, clock: Callable[[], int]) -> None:
-        self._service = service
+    def __init__(self, custody: Custody, rotation: Rotation, views: Views, clock: Callable[[], int]) -> None:
+        self._custody = custody
+        self._rotation = rotation
+        self._views = views
         self._clock = clock
 
     def handlers(self) -> Handlers:
         """By the names of `keyd.api.ENDPOINTS`."""
         return {
-            "wallet_create": self.wallet_create,
-            "wallet_import": self.wallet_import,
-            "wallet_list": self.wallet_list,
+            "wallet_create": self.create,
+            "wallet_import": self.import_,
+            "wallet_list": self.list_,
+            "wallet_show": self.show,
+            "wallet_archive": self.archive,
+            "wallet_restore": self.restore,
+            "wallet_default": self.default,
+            "wallet_export": self.export,
+            "kek": self.kek,
+            "kek_rotate": self.rotate,
         }
 
-    async def wallet_create(self, request: Request) -> Response:
+    async def create(self, request: Request) -> Response:
         message = await parse(request, api.WalletCreate)
-        return await self._made(
-            request, "wallet.created", lambda now: self._service.wallets.create(message.label, now)
-        )
+        return _answer_or_refuse(await self._custody.create(request.peer, message.label, self._now_s()))
 
-    async def wallet_import(self, request: Request) -> Response:
+    async def import_(self, request: Request) -> Response:
         message = await parse(request, api.WalletImport)
         try:
             key = parse_private_key(message.private_key)
         except ValueError as error:
             raise Refused(Reason.REQUEST_MALFORMED, f"private_key: {error}", 400) from None
-        return await self._made(
-            request, "wallet.imported", lambda now: self._service.wallets.store(message.label, key, now)
+        return _answer_or_refuse(await self._custody.import_(request.peer, message.label, key, self._now_s()))
+
+    async def list_(self, _: Request) -> Response:
+        return respond(self._custody.wallets())
+
+    async def show(self, request: Request) -> Response:
+        label = request.match_info["id"]
+        held = self._custody.wallets()
+        for wallet in held.wallets:
+            if wallet.label == label:  # in a thread: it adds up every payment of the ledger
+                return respond(await asyncio.to_thread(self._views.wallet, wallet, self._clock()))
+        for damaged in held.damaged:
+            if damaged.label == label:
+                raise Refused(Reason.WALLET_UNREADABLE, damaged.problem)
+        raise Refused(Reason.WALLET_MISSING, f"wallet {label[:64]!r}", 404)
+
+    async def archive(self, request: Request) -> Response:
+        message, peer = await parse(request, api.WalletArchive), request.peer
+        return _answer_or_refuse(
+            await self._custody.archive(peer, message.label, even_default=message.even_default)
         )
 
-    async def _made(self, request: Request, event: str, make: Callable[[int], WalletInfo]) -> Response:
-        try:
-            info = make(self._clock() // 1_000_000)
-        except WalletExists as error:
-            raise Refused(Reason.WALLET_EXISTS, f"wallet {str(error)!r}", 409) from None
-        data: dict[str, object] = {"address": info.address, "label": info.label}
-        await self._service.record(str(request.peer), event, data)
-        return respond(self._wallet(info))
+    async def restore(self, request: Request) -> Response:
+        message = await parse(request, api.WalletRestore)
+        return _answer_or_refuse(await self._custody.restore(request.peer, message.label))
 
-    async def wallet_list(self, request: Request) -> Response:
-        return respond(api.WalletList(wallets=[self._wallet(info) for info in self._service.wallets.list()]))
+    async def default(self, request: Request) -> Response:
+        message = await parse(request, api.WalletDefault)
+        return _answer_or_refuse(await self._custody.choose_default(request.peer, message.label))
 
-    def _wallet(self, info: WalletInfo) -> api.Wallet:
-        return api.Wallet(
-            label=info.label,
-            address=info.address,
-            created_at=info.created_at,
-            default=info.label == self._service.default_wallet,
-        )
+    async def export(self, request: Request) -> Response:
+        message = await parse(request, api.WalletExport)
+        return _answer_or_refuse(await self._custody.export(request.peer, message))
+
+    async def kek(self, _: Request) -> Response:
+        return respond(self._rotation.view())
+
+    async def rotate(self, request: Request) -> Response:
+        message = await parse(request, api.KekRotate)
+        return _answer_or_refuse(await self._rotation.rotate(request.peer, message))
+
+    def _now_s(self) -> int:
+        return self._clock() // 1_000_000
+
+
+def _answer_or_refuse(result: BaseModel | Deny) -> Response:
+    if isinstance(result, Deny):
+        raise Refused(result.reason, result.detail, _STATUS.get(result.reason, 403))
+    return respond(result)

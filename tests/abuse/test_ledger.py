@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -163,7 +164,7 @@ async def test_a_full_disk_means_no_signature(stage: Stage, seller: Seller) -> N
     assert verify(stage.payer.keyd.ledger)[0] == 0
 
 
-type Document = dict[str, str]
+type Document = dict[str, Any]
 
 
 def swap(_: Document, other: Document) -> Document:
@@ -175,7 +176,7 @@ def swap_and_relabel(_: Document, other: Document) -> Document:
 
 
 def swap_the_key_alone(own: Document, other: Document) -> Document:
-    return own | {"nonce": other["nonce"], "ciphertext": other["ciphertext"]}
+    return own | {"seals": other["seals"]}
 
 
 def change_the_address(own: Document, other: Document) -> Document:
@@ -187,9 +188,10 @@ def change_the_version(own: Document, _: Document) -> Document:
 
 
 def flip_a_bit_of_the_key(own: Document, _: Document) -> Document:
-    sealed = bytearray.fromhex(own["ciphertext"])
+    (seal,) = own["seals"]
+    sealed = bytearray.fromhex(seal["ciphertext"])
     sealed[0] ^= 1
-    return own | {"ciphertext": sealed.hex()}
+    return own | {"seals": [seal | {"ciphertext": sealed.hex()}]}
 
 
 @pytest.mark.attack(48)

@@ -56,6 +56,8 @@ def test_every_message_of_the_protocol_has_an_example():
         api.PaymentView,
         api.OpenPayment,
         api.LedgerEntry,
+        api.DamagedWallet,
+        api.WalletToken,
     }
     messages = {
         kind for kind in vars(api).values() if isinstance(kind, type) and issubclass(kind, api.Message)
@@ -68,7 +70,7 @@ def test_the_protocol_names_every_endpoint_with_exactly_its_roles():
     assert table == {f"{e.method} {e.path}": ", ".join(sorted(e.roles)) for e in api.ENDPOINTS.values()}
     for endpoint in table:
         assert f"## {endpoint}\n" in PROTOCOL
-        path = re.escape(endpoint.split()[1]).replace(r"\{id\}", "[0-9a-f]{12,32}")
+        path = re.escape(endpoint.split()[1]).replace(r"\{id\}", "([0-9a-f]{12,32}|default)")
         assert re.search(rf"http://keyd{path}(?=['?\s])", PROTOCOL), endpoint
 
 

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
-from keyd import api
+from keyd import api, kek
 from keyd.admin import Admin
 from keyd.api import Role
 from keyd.assets import DEFAULT_ASSETS, AssetTable
+from keyd.custody import Custody
 from keyd.domains import DomainPattern
 from keyd.intent import Intent, from_request
+from keyd.kek import Kek
 from keyd.keystore import Keystore, parse_private_key
 from keyd.listener import Listener
 from keyd.overrides import Limits
@@ -25,7 +27,7 @@ from keyd.peer import Peer, Roles
 from keyd.policies import Policies
 from keyd.policy import Deny, Policy
 from keyd.quotas import SHARES, Quotas, Share
-from keyd.secret import Secret
+from keyd.rotation import Rotation
 from keyd.server import Server
 from keyd.service import Authorized, Service
 from keyd.views import Views
@@ -116,6 +118,7 @@ class Rig:
     path: Path
     admin: Admin
     views: Views
+    rotation: Rotation
 
     async def pay(self, *offers: dict[str, Any], what: int = 0, **members: Any) -> Authorized | Deny:
         return await self.service.authorize_payment(EGRESS, intent(*offers, what=what, **members))
@@ -137,13 +140,29 @@ class Rig:
         return state
 
     def entries(self, kind: str | None = None) -> list[Entry]:
-        return [e for e in self.ledger.entries(limit=1_000_000) if kind in (None, e.type)]
+        """All but the first, which is that of the default wallet."""
+        return [e for e in self.ledger.entries(limit=1_000_000, after=1) if kind in (None, e.type)]
 
     def policy(self, **changes: Any) -> None:
         self.service.policies.base = replace(self.service.policies.base, **changes)
 
     def view(self) -> api.PolicyView:
         return self.views.policy(self.clock(), wallet=None, default_wallet="default")
+
+
+def assemble(path: Path, policies: Policies, clock: Clock, entropy: Callable[[int], bytes]) -> Rig:
+    """keyd on the files below `path`, as its `__main__` puts it together; with a default wallet."""
+    ledger = Ledger.open(path / "ledger.sqlite3", clock=clock)
+    source = kek.Source(Kek(bytes(32)), kek.Kind.CREDENTIAL, None)
+    wallets = Keystore(path / "wallets", source.kek, entropy)
+    if "default" not in wallets.labels():
+        wallets.store("default", parse_private_key(DEV_KEY), 0)
+    custody = Custody(ledger=ledger, keystore=wallets, initial_default="default", entropy=entropy)
+    ledger.transact(custody.stock_step).result()
+    rotation = Rotation(ledger=ledger, custody=custody, source=source, entropy=entropy)
+    service = Service(ledger=ledger, custody=custody, policies=policies, entropy=entropy)
+    admin = Admin(ledger=ledger, policies=policies, overrides_file=path / "overrides.toml", entropy=entropy)
+    return Rig(service, ledger, clock, wallets, path, admin, Views(ledger, policies), rotation)
 
 
 @pytest.fixture
@@ -159,19 +178,10 @@ def make_rig(tmp_path: Path) -> Iterator[Callable[..., Rig]]:
         enforce: bool = True,
         folder: Path = tmp_path,
     ) -> Rig:
-        clock, entropy = clock or Clock(), entropy or Entropy()
-        ledger = Ledger.open(folder / "ledger.sqlite3", clock=clock)
-        ledgers.append(ledger)
-        wallets = Keystore(folder / "wallets", Secret(bytes(32)), entropy)
-        if not any(info.label == "default" for info in wallets.list()):
-            wallets.store("default", parse_private_key(DEV_KEY), 0)
         policies = Policies(policy, limits=limits, enforce=enforce)
-        service = Service(
-            ledger=ledger, wallets=wallets, policies=policies, default_wallet="default", entropy=entropy
-        )
-        overrides = folder / "overrides.toml"
-        admin = Admin(ledger=ledger, policies=policies, overrides_file=overrides, entropy=entropy)
-        return Rig(service, ledger, clock, wallets, folder, admin, Views(ledger, policies))
+        made = assemble(folder, policies, clock or Clock(), entropy or Entropy())
+        ledgers.append(made.ledger)
+        return made
 
     yield make
     for ledger in ledgers:

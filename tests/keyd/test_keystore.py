@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from keyd import kek
+from keyd.kek import Kek
 from keyd.keystore import Keystore, WalletExists, WalletMissing, WalletUnreadable, parse_private_key
 from keyd.secret import Secret
 
@@ -20,14 +21,14 @@ DEV_ADDRESS = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"
 
 @pytest.fixture
 def wallets(tmp_path: Path) -> Keystore:
-    return Keystore(tmp_path / "wallets", Secret(bytes(range(32))), secrets.token_bytes)
+    return Keystore(tmp_path / "wallets", Kek(bytes(range(32))), secrets.token_bytes)
 
 
 def test_a_stored_wallet_opens_again_with_the_same_key(wallets: Keystore) -> None:
     info = wallets.store("main", parse_private_key("0x" + DEV_KEY), 1_800_000_000)
     assert info.address == DEV_ADDRESS
     assert wallets.open("main").address == DEV_ADDRESS
-    assert wallets.list() == [info]
+    assert wallets.infos() == ([info], {})
 
 
 def test_created_wallets_differ(wallets: Keystore) -> None:
@@ -51,14 +52,15 @@ def test_a_wallet_is_never_overwritten(wallets: Keystore) -> None:
     assert wallets.open("main").address == DEV_ADDRESS
 
 
-@pytest.mark.parametrize("member", ["address", "label", "nonce", "ciphertext", "version"])
+@pytest.mark.parametrize("member", ["address", "label", "kek", "nonce", "ciphertext", "version"])
 def test_a_file_with_any_changed_member_does_not_open(wallets: Keystore, tmp_path: Path, member: str) -> None:
     wallets.store("main", parse_private_key(DEV_KEY), 0)
     path = tmp_path / "wallets" / "main.json"
     document = json.loads(path.read_bytes())
-    changes = {"address": "0x" + "11" * 20, "label": "other", "version": 2}
-    flipped = "0" if document[member] != 2 and str(document[member])[-1] != "0" else "1"
-    document[member] = changes.get(member, str(document[member])[:-1] + flipped)
+    holder = document if member in document else document["seals"][0]
+    changes = {"address": "0x" + "11" * 20, "label": "other", "version": 1}
+    flipped = "1" if str(holder[member])[-1] == "0" else "0"
+    holder[member] = changes.get(member, str(holder[member])[:-1] + flipped)
     path.write_text(json.dumps(document))
     with pytest.raises(WalletUnreadable):
         wallets.open("main")
@@ -75,8 +77,8 @@ def test_a_file_that_was_renamed_to_another_label_does_not_open(wallets: Keystor
 
 def test_another_key_encryption_key_does_not_open_it(wallets: Keystore, tmp_path: Path) -> None:
     wallets.store("main", parse_private_key(DEV_KEY), 0)
-    stranger = Keystore(tmp_path / "wallets", Secret(bytes(32)), secrets.token_bytes)
-    with pytest.raises(WalletUnreadable, match="does not open"):
+    stranger = Keystore(tmp_path / "wallets", Kek(bytes(32)), secrets.token_bytes)
+    with pytest.raises(WalletUnreadable, match="is sealed under key"):
         stranger.open("main")
 
 
@@ -112,10 +114,10 @@ def test_a_secret_cannot_be_printed_or_pickled() -> None:
 
 def test_a_key_file_is_created_once_and_read_back(tmp_path: Path) -> None:
     path = tmp_path / "keys" / "kek"
-    assert kek.create(path, bytes(range(32))) is True
-    assert kek.create(path, bytes(32)) is False
+    assert kek.create(path, lambda size: bytes(range(size))) is True
+    assert kek.create(path, bytes) is False
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert kek.load(path, {}) == Secret(bytes(range(32)))
+    assert kek.load(path, {}).kek == Secret(bytes(range(32)))
 
 
 @pytest.mark.parametrize(
@@ -130,14 +132,14 @@ def test_a_credential_that_was_never_made_names_who_makes_it(tmp_path: Path, say
 
 def test_without_a_key_file_the_systemd_credential_is_used(tmp_path: Path) -> None:
     (tmp_path / "kek").write_bytes(bytes(range(32)))
-    assert kek.load(None, {"CREDENTIALS_DIRECTORY": str(tmp_path)}) == Secret(bytes(range(32)))
+    assert kek.load(None, {"CREDENTIALS_DIRECTORY": str(tmp_path)}).kek == Secret(bytes(range(32)))
     with pytest.raises(kek.KekError, match="no key-encryption key"):
         kek.load(None, {})
 
 
 def test_a_key_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "kek"
-    kek.create(path, bytes(32))
+    kek.create(path, bytes)
     path.chmod(0o640)
     with pytest.raises(kek.KekError, match="can be read by others"):
         kek.load(path, {})

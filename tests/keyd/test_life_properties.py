@@ -20,18 +20,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from keyd import api
-from keyd.admin import Admin
 from keyd.api import Role
 from keyd.evidence import RELEASE_MARGIN_S
-from keyd.keystore import Keystore, parse_private_key
 from keyd.payments import SETTLE_MARGIN_S, budget_day
 from keyd.policies import Policies
 from keyd.policy import Policy
-from keyd.secret import Secret
-from keyd.service import Authorized, Service
-from ledger.log import Ledger
+from keyd.service import Authorized
 from ledger.verify import verify
-from tests.keyd.conftest import DEV_KEY, EGRESS, POLICY, Clock, Entropy, intent, offer
+from tests.keyd.conftest import EGRESS, POLICY, Clock, Entropy, assemble, intent, offer
 
 WHAT = st.integers(0, 3)
 PRICES = st.integers(1, 60)
@@ -77,23 +73,11 @@ class PaymentLife(RuleBasedStateMachine):
         self.clock, self.entropy = Clock(), Entropy()
         self.policies = Policies(BASE)
         self.signed: dict[bytes, Signed] = {}
-        self.wallets = Keystore(self.folder / "wallets", Secret(bytes(32)), self.entropy)
-        self.wallets.store("default", parse_private_key(DEV_KEY), 0)
         self.open()
 
     def open(self) -> None:
-        self.ledger = Ledger.open(self.folder / "ledger.sqlite3", clock=self.clock)
-        self.service = Service(
-            ledger=self.ledger,
-            wallets=self.wallets,
-            policies=self.policies,
-            default_wallet="default",
-            entropy=self.entropy,
-        )
-        overrides = self.folder / "overrides.toml"
-        self.admin = Admin(
-            ledger=self.ledger, policies=self.policies, overrides_file=overrides, entropy=self.entropy
-        )
+        rig = assemble(self.folder, self.policies, self.clock, self.entropy)
+        self.ledger, self.service, self.admin = rig.ledger, rig.service, rig.admin
 
     @rule(what=WHAT, price=PRICES, caller=CALLERS)
     def request(self, what: int, price: int, caller: int | None) -> None:

@@ -80,7 +80,7 @@ async def test_what_keyd_could_never_pay_has_no_price(rig: Rig) -> None:
 
 
 async def test_without_a_wallet_the_quote_says_so(rig: Rig) -> None:
-    rig.service.default_wallet = "other"
+    (rig.path / "wallets" / "default.json").unlink()
     assert ask(rig).code == "wallet_missing"
 
 

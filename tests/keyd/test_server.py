@@ -34,7 +34,7 @@ class Keyd:
         self.socket = socket
         self._uids: dict[Role, frozenset[int]] = dict.fromkeys(Role, frozenset())
         self.roles = Roles(self._uids, dict.fromkeys(Role, frozenset()))
-        self.server = Server(rig.service, rig.admin, self.roles, rig.clock)
+        self.server = Server(rig.service, rig.admin, rig.rotation, self.roles, rig.clock)
 
     def grant(self, *roles: Role) -> None:
         for role in Role:
@@ -251,10 +251,10 @@ async def test_the_ledger_is_read_and_verified_over_the_socket(client: KeydClien
     await client.sign(sign_request())
     entries = (await client.ledger_entries(limit=1)).entries
     assert [e.type for e in entries] == ["x402.payment.signed"]
-    assert [e.seq for e in (await client.ledger_entries(limit=10, after=0)).entries] == [1, 2]
+    assert [e.seq for e in (await client.ledger_entries(limit=10, after=0)).entries] == [1, 2, 3]
     verdict = await client.ledger_verify()
     head = await client.ledger_head()
-    assert (verdict.ok, verdict.entries, verdict.head) == (True, 2, head.hash)
+    assert (verdict.ok, verdict.entries, verdict.head) == (True, 3, head.hash)
 
 
 async def test_a_dead_socket_is_unreachable_and_nothing_else(tmp_path: Path) -> None:
@@ -279,7 +279,7 @@ async def test_a_ledger_that_cannot_be_written_refuses_with_its_own_code(keyd: K
 
 def test_every_endpoint_has_a_handler_and_a_role(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig()
-    server = Server(rig.service, rig.admin, Roles({}, {}), rig.clock)
+    server = Server(rig.service, rig.admin, rig.rotation, Roles({}, {}), rig.clock)
     assert server.handlers().keys() == api.ENDPOINTS.keys()
     assert all(e.roles for e in api.ENDPOINTS.values())
 

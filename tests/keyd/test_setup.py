@@ -20,7 +20,7 @@ def settings(tmp_path: Path) -> Settings:
 
 def _make_wallet(settings: Settings) -> None:
     key = kek.load(settings.kek_file, {})
-    Keystore(settings.wallet_dir, key, lambda size: b"\x07" * size).create("default", 0)
+    Keystore(settings.wallet_dir, key.kek, lambda size: b"\x07" * size).create("default", 0)
 
 
 def test_a_ledger_that_is_missing_beside_wallets_is_not_made_anew(settings: Settings) -> None:

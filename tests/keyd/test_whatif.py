@@ -16,22 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyd import api
-from keyd.admin import Admin
 from keyd.domains import DomainPattern
 from keyd.evidence import RELEASE_MARGIN_S
 from keyd.intent import Intent
-from keyd.keystore import Keystore, parse_private_key
 from keyd.policies import Policies
 from keyd.policy import BudgetRule, Deny, Policy
 from keyd.reasons import Reason
-from keyd.secret import Secret
-from keyd.service import Authorized, Service
+from keyd.service import Authorized
 from keyd.standing import RATE_WINDOW_S as RATE_WINDOW_OF_KEYD
-from keyd.views import Views
 from keyd.whatif import NOT_REPLAYED, RATE_WINDOW_S, REPEATS, Totals, Verdict, intent_of, replay
 from ledger.entry import Entry
-from ledger.log import Ledger
-from tests.keyd.conftest import DEV_KEY, EGRESS, PAYER, POLICY, SELLER, Clock, Entropy, Rig, intent, offer
+from tests.keyd.conftest import EGRESS, PAYER, POLICY, SELLER, Clock, Entropy, Rig, assemble, intent, offer
 
 VERDICTS = ("x402.payment.signed", "x402.payment.rejected")
 SETTLED = {"success": True, "transaction": "0x" + "ab" * 32, "network": "eip155:84532", "payer": PAYER}
@@ -56,20 +51,11 @@ def keyd(policy: Policy) -> Iterator[Rig]:
     """A rig of its own for every example of a property."""
     with tempfile.TemporaryDirectory(prefix="osmoda-whatif-") as folder:
         path, clock, entropy = Path(folder), Clock(), Entropy()
-        wallets = Keystore(path / "wallets", Secret(bytes(32)), entropy)
-        wallets.store("default", parse_private_key(DEV_KEY), 0)
-        policies = Policies(policy)
-        ledger = Ledger.open(path / "ledger.sqlite3", clock=clock)
-        service = Service(
-            ledger=ledger, wallets=wallets, policies=policies, default_wallet="default", entropy=entropy
-        )
-        admin = Admin(
-            ledger=ledger, policies=policies, overrides_file=path / "overrides.toml", entropy=entropy
-        )
+        rig = assemble(path, Policies(policy), clock, entropy)
         try:
-            yield Rig(service, ledger, clock, wallets, path, admin, Views(ledger, policies))
+            yield rig
         finally:
-            ledger.close()
+            rig.ledger.close()
 
 
 def steps(seed: int, count: int) -> list[tuple[Any, ...]]:

@@ -27,7 +27,7 @@ from demo.stack import Egress
 from keyd.api import Role
 from keyd.domains import DomainPattern
 from keyd.keystore import parse_private_key
-from keyd.peer import Roles
+from keyd.peer import Peer, Roles
 from keyd.server import Server
 from tests.keyd.conftest import POLICY, Clock, Rig, listening, make_rig
 from tests.real.support import counterparts
@@ -187,11 +187,12 @@ async def world(make_rig: Callable[..., Rig], tmp_path: Path) -> AsyncIterator[W
         entropy=os.urandom,
     )
     rig.wallets.store("payer", parse_private_key(chain.keys["payer"]), 0)
-    rig.service.default_wallet = "payer"
+    await rig.service.custody.take_stock()
+    await rig.service.custody.choose_default(Peer(1, 0, 0), "payer")
     mine = dict.fromkeys(Role, frozenset({os.getuid()}))
     roles = Roles(mine, dict.fromkeys(Role, frozenset()))
     socket = tmp_path / "keyd.sock"
-    async with listening(Server(rig.service, rig.admin, roles, rig.clock), roles, socket):
+    async with listening(Server(rig.service, rig.admin, rig.rotation, roles, rig.clock), roles, socket):
         egress = Egress(tmp_path, socket, {"allow_private": ["127.0.0.1"]})
         await asyncio.to_thread(egress.start)
         world = World(chain, seller, rig, egress, socket)
