@@ -12,6 +12,7 @@ python3Packages.buildPythonApplication {
     fileset = lib.fileset.unions [
       ../LICENSE
       ../README.md
+      ../bridge
       ../egress
       ../keyd
       ../ledger
@@ -28,6 +29,7 @@ python3Packages.buildPythonApplication {
     cryptography
     eth-account
     h11
+    mcp
     mitmproxy
     pycryptodome
     pydantic
@@ -36,6 +38,7 @@ python3Packages.buildPythonApplication {
   ];
 
   pythonImportsCheck = [
+    "bridge"
     "egress"
     "keyd"
     "ledger"

@@ -32,11 +32,7 @@ def _proxy(_context: click.Context, _parameter: click.Parameter, value: str) -> 
         raise click.BadParameter(str(error)) from None
 
 
-@click.command(
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-    options_metavar="[OPTIONS]",
-)
-@click.option(
+proxy_option = click.option(
     "--proxy",
     metavar="URL",
     envvar="OSMODA_PROXY",
@@ -45,7 +41,7 @@ def _proxy(_context: click.Context, _parameter: click.Parameter, value: str) -> 
     callback=_proxy,
     help="Where egress listens; http://NAME:TOKEN@HOST:PORT for a caller with a token.",
 )
-@click.option(
+ca_option = click.option(
     "--ca",
     metavar="FILE",
     envvar="OSMODA_CA",
@@ -54,6 +50,14 @@ def _proxy(_context: click.Context, _parameter: click.Parameter, value: str) -> 
     show_default=True,
     help="Certificate of egress.",
 )
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    options_metavar="[OPTIONS]",
+)
+@proxy_option
+@ca_option
 @click.option(
     "--no-proxy",
     metavar="HOSTS",

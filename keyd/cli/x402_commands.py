@@ -11,6 +11,7 @@ import click
 from keyd import api
 from keyd.cli import (
     approval_commands,
+    discover_command,
     payment_commands,
     policy_commands,
     replay_command,
@@ -50,6 +51,7 @@ for _command in (
     payment_commands.spend,
     payment_commands.payments,
     payment_commands.show,
+    discover_command.discover,
     session_commands.sessions,
     run_command.run,
 ):

@@ -19,6 +19,8 @@ RULES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlint
 OFFENCES = {
     "egress knows keyd by its socket contract alone": ("egress/addon.py", "keyd.keystore"),
     "reconcile knows keyd by its socket contract alone": ("reconcile/chain.py", "ledger.log"),
+    "the bridge knows keyd by its socket contract alone": ("bridge/tools.py", "keyd.config"),
+    "keyd knows no bridge, but for the marketplace that keyctl shows": ("keyd/server.py", "bridge.untrusted"),
     "keyctl asks keyd, and reads no key and no policy by itself": ("keyd/cli/app.py", "keyd.keystore"),
     "ledger knows nobody": ("ledger/log.py", "keyd.money"),
     "the pure core does no I/O, and gets clock and randomness as arguments": ("keyd/money.py", "time"),

@@ -49,7 +49,9 @@ def with_echo(nix: Nix, expression: str) -> Any:
 
 def dependencies() -> list[str]:
     """Their names, as pyproject.toml writes them; nixpkgs has the same."""
-    return [re.split(r"[^A-Za-z0-9-]", text)[0] for text in PROJECT["project"]["dependencies"]]
+    project = PROJECT["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["bridge"]]
+    return [re.split(r"[^A-Za-z0-9-]", text)[0] for text in wanted]
 
 
 @pytest.mark.parametrize("file", files(), ids=lambda file: str(file.relative_to(ROOT)))
