@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import sys
 import tempfile
 from pathlib import Path
 
 import atheris
+import structlog
 
 CORPUS = Path(__file__).parent / "corpus"
 LARGEST = 4096
@@ -33,6 +35,8 @@ def main() -> None:
     if unknown := set(arguments.targets) - set(TARGETS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}")
     names = arguments.targets or list(TARGETS)
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
     def one_case(data: bytes) -> None:
         """The first byte chooses the target, so that one process and one corpus serve them all."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from mitmproxy import options
 from mitmproxy.addons.proxyserver import Proxyserver
@@ -15,7 +15,11 @@ from mitmproxy.test import taddons
 
 from egress import http1, http2
 from egress.addon import X402Addon
+from egress.buyer import Buyer
+from egress.identity import Asker, Identity
 from egress.layers import PayHttpLayer
+from egress.payer import Payer
+from egress.room import Room
 from keyd import api
 from tests.egress.support.keyd import reply_to
 
@@ -24,7 +28,6 @@ http2.install()
 
 _PROXYSERVER: Final = Proxyserver()  # type: ignore[no-untyped-call]
 _OPTIONS: Final[options.Options] = taddons.context(_PROXYSERVER).options  # type: ignore[no-untyped-call]
-_MASTER: Final = taddons.context(_PROXYSERVER).master  # type: ignore[no-untyped-call]
 
 
 class _Payer:
@@ -40,10 +43,13 @@ class _Payer:
     def report(self, fingerprint: str, report: api.OutcomeReport) -> None:
         pass
 
+    async def reported(self, fingerprint: str) -> None:
+        pass
+
 
 class _Identity:
-    async def caller(self, _: object) -> api.Caller:
-        return api.Caller(uid=1000)
+    async def asker(self, _: object) -> Asker:
+        return Asker(api.Caller(uid=1000), None)
 
 
 class Exchange:
@@ -53,12 +59,9 @@ class Exchange:
         """`sent`: all that the application sends. `client`, `server`: `b"h2"` for HTTP/2 on that side."""
         self._server_alpn = server
         self._payer = _Payer()
-        self._addon = X402Addon(
-            self._payer,  # type: ignore[arg-type]
-            _Identity(),  # type: ignore[arg-type]
-            enabled=True,
-            max_request_body=1 << 20,
-        )
+        payer, identity = cast(Payer, self._payer), cast(Identity, _Identity())
+        buyer = Buyer(payer, identity, lambda _: True, flat_dialect=True)
+        self._addon = X402Addon(buyer, payer, Room(1 << 24), enabled=True, max_request_body=1 << 20)
         self.client = Client(peername=("127.0.0.1", 1), sockname=("127.0.0.1", 2), timestamp_start=0.0)
         self.client.state, self.client.alpn = ConnectionState.OPEN, client
         self.servers: list[Server] = []

@@ -6,12 +6,15 @@ target with hypothesis and on the cases found so far (test_targets.py); `make fu
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from decimal import Decimal
 from typing import Any, Final
+from unittest import mock
 
 from mitmproxy import http
 from pydantic import BaseModel, ValidationError
@@ -22,21 +25,26 @@ from egress.destinations import is_private, normal_host
 from egress.identity import session_digest, verified_name
 from keyd import api, intent
 from keyd.applimits import AppLimits
+from keyd.connection import Connection
 from keyd.domains import DomainPattern
+from keyd.http import Request, Response
+from keyd.peer import Peer
 from keyd.policy import Allow, Standing, decide
 from tests.fuzz.proxy import Exchange
 from tests.keyd.conftest import PAYER, POLICY
 
 _PAYLOAD: Final = {"signature": "0x" + "5e" * 65, "authorization": {"value": "1"}}
+NOW_S: Final = 1_700_000_000
 _TOKEN: Final = b"right"
 _TOKENS: Final = {"ci": hashlib.sha256(_TOKEN).digest()}
 
 
 def terms(data: bytes) -> None:
     """A 402: the lines of its header, then its body. What it offers is echoed as it came, or not at all."""
-    *headers, body = data.split(b"\0")
+    *lines, body = data.split(b"\0")
+    headers = [line.decode("latin-1") for line in lines]
     try:
-        required = x402.read_payment_required([line.decode("latin-1") for line in headers], body)
+        required = x402.read_payment_required(headers, body, flat_dialect=True)
     except x402.X402Error:
         return
     sendable = x402.sendable(required)
@@ -51,7 +59,8 @@ def terms(data: bytes) -> None:
         echoed = sent["accepted"] if required.version == 2 else {k: sent[k] for k in ("scheme", "network")}
         assert required.version == 1 or echoed == entry
     if sendable is not None:
-        judge({"x402_version": required.version, "offers": list(sendable.accepts[: api.MAX_OFFERS])})
+        offers = list(sendable.accepts[: api.MAX_OFFERS])
+        judge({"x402_version": required.version, "dialect": required.dialect, "offers": offers})
 
 
 def judge(terms: Mapping[str, Any]) -> None:
@@ -65,13 +74,18 @@ def judge(terms: Mapping[str, Any]) -> None:
         "started_at": 0,
         **terms,
     }
-    asked = intent.from_request(api.SignRequest.model_validate(request))
+    asked = intent.from_request(api.SignRequest.model_validate(request), POLICY.assets, NOW_S)
     decision = decide(asked, POLICY, payer=PAYER, standing=Standing())
     if isinstance(decision, Allow):
         chosen = terms["offers"][decision.offer.index]
-        assert str(decision.offer.amount) == chosen.get("amount", chosen.get("maxAmountRequired")).lstrip("0")
-        assert decision.offer.pay_to.lower() == chosen["payTo"].lower()
-        assert decision.offer.asset.address.lower() == chosen["asset"].lower()
+        offer = decision.offer
+        assert offer.pay_to.lower() == chosen["payTo"].lower()
+        if request["dialect"] == "flat":
+            assert Decimal(offer.amount) == Decimal(str(chosen["amount"])).scaleb(offer.asset.decimals)
+        else:
+            stated = chosen.get("amount", chosen.get("maxAmountRequired"))
+            assert str(offer.amount) == stated.lstrip("0")
+            assert offer.asset.address.lower() == chosen["asset"].lower()
         assert 0 < decision.offer.usd_micros <= POLICY.max_payment
 
 
@@ -129,9 +143,9 @@ def sign(data: bytes) -> None:
         document = from_json(data, allow_inf_nan=False)
         if isinstance(document, dict) and "offers" not in document and "domain" in document:
             flat = api.FlatSignRequest.model_validate(document)
-            asked = intent.from_flat(flat, POLICY.assets, 1_700_000_000, caller="uid:1000")
+            asked = intent.from_flat(flat, POLICY.assets, NOW_S, caller="uid:1000")
         else:
-            asked = intent.from_request(api.SignRequest.model_validate(document))
+            asked = intent.from_request(api.SignRequest.model_validate(document), POLICY.assets, NOW_S)
     except ValueError:
         return
     decision = decide(asked, POLICY, payer=PAYER, standing=Standing())
@@ -158,6 +172,26 @@ def message(data: bytes) -> None:
         with contextlib.suppress(ValidationError):
             read = model.model_validate_json(data)
             assert model.model_validate_json(read.model_dump_json(by_alias=True)) == read
+
+
+def keyd_connection(data: bytes) -> None:
+    """A peer's bytes on keyd's socket: every request is answered or refused, and the connection ends."""
+    _LOOP.run_until_complete(_serve_keyd(data))
+
+
+async def _serve_keyd(data: bytes) -> None:
+    async def echo(request: Request) -> Response:
+        return Response(json.dumps({"size": len(await request.body())}).encode())
+
+    reader, writer = asyncio.StreamReader(), mock.MagicMock()
+    writer.drain = mock.AsyncMock()
+    reader.feed_data(data)
+    reader.feed_eof()
+    await Connection(reader, writer, Peer(1, 1000, 1000), echo).serve()
+    writer.transport.abort.assert_called_once()
+
+
+_LOOP: Final = asyncio.new_event_loop()
 
 
 def answer(data: bytes) -> None:
@@ -210,5 +244,6 @@ TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
         request,
         answer_http2,
         request_http2,
+        keyd_connection,
     )
 }
