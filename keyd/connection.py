@@ -140,7 +140,7 @@ class Connection:
 
     async def _send(self, response: Response) -> None:
         """Raises OSError, TimeoutError among them, if the peer does not take it."""
-        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(response.body)))]
+        headers = [("Content-Type", response.content_type), ("Content-Length", str(len(response.body)))]
         if response.close or self._last or not self._was_read_to_its_end():
             headers.append(("Connection", "close"))
         answer = self._encode(h11.Response(status_code=response.status, headers=headers))

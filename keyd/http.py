@@ -38,6 +38,8 @@ class Request:
         self.path = unquote(path)
         self.segments = tuple(unquote(segment) for segment in path.split("/"))
         self.query: Mapping[str, str] = dict(parse_qsl(query, keep_blank_values=True))
+        self.endpoint: str | None = None
+        """Its name in `keyd.api.ENDPOINTS`, once the peer was found to be allowed to use it."""
         self.match_info: Mapping[str, str] = {}
         """What stands for `{id}` in the endpoint's path."""
         self.peer = peer
@@ -50,12 +52,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A JSON document and its status."""
+    """A document, JSON unless it says otherwise, and its status."""
 
     body: bytes
     status: int = 200
     close: bool = False
     """Nothing more is wanted from this peer."""
+    content_type: str = "application/json"
+    refused: Reason | None = None
+    """Why the answer is no."""
 
 
 type Handler = Callable[[Request], Awaitable[Response]]
@@ -86,11 +91,13 @@ def number(request: Request, name: str, *, default: int) -> int:
     return int(text)
 
 
-def respond(message: BaseModel, *, status: int = 200, close: bool = False) -> Response:
-    return Response(message.model_dump_json(by_alias=True).encode(), status, close)
+def respond(message: BaseModel) -> Response:
+    return Response(message.model_dump_json(by_alias=True).encode())
 
 
 def refusal(refused: Refused) -> Response:
     message = api.Refusal(code=refused.reason.value, detail=refused.detail, hint=refused.reason.hint)
     # A stranger gets its answer and no place to wait for another.
-    return respond(message, status=refused.status, close=refused.reason is Reason.PEER_UNKNOWN)
+    close = refused.reason is Reason.PEER_UNKNOWN
+    body = message.model_dump_json().encode()
+    return Response(body, refused.status, close, refused=refused.reason)

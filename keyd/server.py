@@ -6,6 +6,8 @@ its kernel credentials are held against them.
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Final
@@ -16,6 +18,7 @@ from keyd import api
 from keyd.admin import Admin
 from keyd.floods import Flood
 from keyd.http import Handlers, Refused, Request, Response, refusal, respond
+from keyd.metrics import ANSWERED, CONTENT_TYPE, Metrics
 from keyd.peer import Roles
 from keyd.reasons import Reason
 from keyd.rotation import Rotation
@@ -51,6 +54,7 @@ class Server:
         self.sessions = Sessions(service.ledger, service.entropy)
         self.rotation = rotation
         self.views = Views(service.ledger, service.policies)
+        self.metrics = Metrics(service.ledger, service.policies, clock)
         self._roles = roles
         self._clock = clock
         self._strangers = Flood(STRANGERS_PER_MINUTE)
@@ -60,6 +64,7 @@ class Server:
         """By the names of `keyd.api.ENDPOINTS`."""
         return {
             "health": self._health,
+            "metrics": self._metrics,
             **PaymentRoutes(self.service, self.views, self._clock).handlers(),
             **PolicyRoutes(self.service, self.admin, self.views, self._roles, self._clock).handlers(),
             **SessionRoutes(self.service, self.sessions, self._roles, self._clock).handlers(),
@@ -71,7 +76,10 @@ class Server:
 
     async def answer(self, request: Request) -> Response:
         """Never raises: a fault of keyd's own is an answer, too."""
+        began = time.perf_counter()
         response = await self._answer(request)
+        seconds = time.perf_counter() - began
+        self.metrics.answered(request.endpoint or "none", response.refused or ANSWERED, seconds)
         if request.method != "GET" or response.status != 200:  # egress asks for the policy every few seconds
             log.info(
                 "keyd.request",
@@ -84,8 +92,8 @@ class Server:
 
     async def _answer(self, request: Request) -> Response:
         try:
-            name = await self._endpoint_for(request)
-            return await self._handlers[name](request)
+            request.endpoint = await self._endpoint_for(request)
+            return await self._handlers[request.endpoint](request)
         except Refused as refused:
             return refusal(refused)
         except LedgerError as error:
@@ -110,6 +118,11 @@ class Server:
             raise Refused(Reason.PEER_UNKNOWN, f"uid {peer.uid} has no role")
         needed = " or ".join(sorted(api.ENDPOINTS[name].roles))
         raise Refused(Reason.ROLE_INSUFFICIENT, f"uid {peer.uid} is not {needed}, which {what} needs")
+
+    async def _metrics(self, request: Request) -> Response:
+        # In a thread: on a long record counting takes a while, and payments go on meanwhile.
+        text = await asyncio.to_thread(self.metrics.exposition)
+        return Response(text, content_type=CONTENT_TYPE)
 
     async def _health(self, request: Request) -> Response:
         problems = self.service.problems()

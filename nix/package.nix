@@ -31,6 +31,7 @@ python3Packages.buildPythonApplication {
     h11
     mcp
     mitmproxy
+    prometheus-client
     pycryptodome
     pydantic
     structlog

@@ -17,6 +17,7 @@ class Endpoint(NamedTuple):
 _EVERYONE = frozenset(Role)
 ENDPOINTS: Final[Mapping[str, Endpoint]] = {
     "health": Endpoint("GET", "/health", _EVERYONE),
+    "metrics": Endpoint("GET", "/metrics", frozenset({Role.ADMIN, Role.AGENT})),
     "sign": Endpoint("POST", "/x402/sign", frozenset({Role.EGRESS})),
     "quote": Endpoint("POST", "/x402/quote", frozenset({Role.ADMIN, Role.AGENT})),
     "outcome": Endpoint("POST", "/x402/outcome", frozenset({Role.EGRESS})),

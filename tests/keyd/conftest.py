@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import json
+import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -10,12 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from keyd import api, kek
 from keyd.admin import Admin
 from keyd.api import Role
 from keyd.assets import DEFAULT_ASSETS, AssetTable
+from keyd.client import KeydClient
 from keyd.custody import Custody
 from keyd.domains import DomainPattern
 from keyd.intent import Intent, from_request
@@ -204,3 +208,42 @@ async def listening(
     await listener.start(bound)
     yield listener
     await listener.close()
+
+
+class Keyd:
+    """A server on a socket; `grant` decides which roles this very process has."""
+
+    def __init__(self, rig: Rig, socket: Path) -> None:
+        self.rig = rig
+        self.socket = socket
+        self._uids: dict[Role, frozenset[int]] = dict.fromkeys(Role, frozenset())
+        self.roles = Roles(self._uids, dict.fromkeys(Role, frozenset()))
+        self.server = Server(rig.service, rig.admin, rig.rotation, self.roles, rig.clock)
+
+    def grant(self, *roles: Role) -> None:
+        for role in Role:
+            self._uids[role] = frozenset({os.getuid()}) if role in roles else frozenset()
+
+    async def raw(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        connector = aiohttp.UnixConnector(str(self.socket))
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.request(method, f"http://keyd{path}", data=data) as response,
+        ):
+            is_json = response.content_type == "application/json"
+            return response.status, await response.json() if is_json else {"text": await response.text()}
+
+
+@pytest.fixture
+async def keyd(rig: Rig, tmp_path: Path) -> AsyncIterator[Keyd]:
+    keyd = Keyd(rig, tmp_path / "keyd.sock")
+    keyd.grant(*Role)
+    async with listening(keyd.server, keyd.roles, keyd.socket):
+        yield keyd
+
+
+@pytest.fixture
+async def client(keyd: Keyd) -> AsyncIterator[KeydClient]:
+    async with KeydClient(str(keyd.socket)) as client:
+        yield client

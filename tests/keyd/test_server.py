@@ -5,11 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from eth_account import Account
 
@@ -21,47 +20,9 @@ from keyd.floods import WINDOW_US
 from keyd.peer import Roles
 from keyd.quotes import QUOTES_PER_MINUTE
 from keyd.server import Server
-from tests.keyd.conftest import DEV_KEY, PAYER, SELLER, Rig, listening, offer, sign_request
+from tests.keyd.conftest import DEV_KEY, PAYER, SELLER, Keyd, Rig, offer, sign_request
 
 ALL = frozenset(Role)
-
-
-class Keyd:
-    """A server on a socket; `grant` decides which roles this very process has."""
-
-    def __init__(self, rig: Rig, socket: Path) -> None:
-        self.rig = rig
-        self.socket = socket
-        self._uids: dict[Role, frozenset[int]] = dict.fromkeys(Role, frozenset())
-        self.roles = Roles(self._uids, dict.fromkeys(Role, frozenset()))
-        self.server = Server(rig.service, rig.admin, rig.rotation, self.roles, rig.clock)
-
-    def grant(self, *roles: Role) -> None:
-        for role in Role:
-            self._uids[role] = frozenset({os.getuid()}) if role in roles else frozenset()
-
-    async def raw(self, method: str, path: str, body: Any = None) -> tuple[int, dict[str, Any]]:
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        connector = aiohttp.UnixConnector(str(self.socket))
-        async with (
-            aiohttp.ClientSession(connector=connector) as session,
-            session.request(method, f"http://keyd{path}", data=data) as response,
-        ):
-            return response.status, await response.json()
-
-
-@pytest.fixture
-async def keyd(rig: Rig, tmp_path: Path) -> AsyncIterator[Keyd]:
-    keyd = Keyd(rig, tmp_path / "keyd.sock")
-    keyd.grant(*Role)
-    async with listening(keyd.server, keyd.roles, keyd.socket):
-        yield keyd
-
-
-@pytest.fixture
-async def client(keyd: Keyd) -> AsyncIterator[KeydClient]:
-    async with KeydClient(str(keyd.socket)) as client:
-        yield client
 
 
 async def test_the_full_form_is_answered_with_a_signed_payload(client: KeydClient) -> None:
