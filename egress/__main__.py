@@ -12,7 +12,7 @@ import click
 
 from egress import logs
 from egress.config import EgressSettings
-from egress.listener import listeners
+from egress.listener import listeners, metrics_listener
 from egress.workers import Workers
 from keyd.configfile import ConfigError, load
 from keyd.service_manager import Notifier
@@ -29,8 +29,11 @@ from keyd.service_manager import Notifier
 )
 @click.option("--check", is_flag=True, help="Check the configuration file, then exit.")
 @click.option("--worker-of", "parent", type=int, hidden=True)
+@click.option("--worker-metrics", "scraped", type=click.Path(path_type=Path), hidden=True)
 @click.option("--worker-socket", "descriptors", type=int, multiple=True, hidden=True)
-def main(config_file: Path, check: bool, parent: int | None, descriptors: Sequence[int]) -> None:
+def main(
+    config_file: Path, check: bool, parent: int | None, scraped: Path | None, descriptors: Sequence[int]
+) -> None:
     """Proxy that pays 402 answers (x402) with payments that keyd allows."""
     try:
         settings = load(EgressSettings, config_file)
@@ -38,7 +41,7 @@ def main(config_file: Path, check: bool, parent: int | None, descriptors: Sequen
             return
         logs.configure()
         if parent is not None:
-            code = _be_worker(settings, descriptors, parent)
+            code = _be_worker(settings, descriptors, parent, scraped)
         elif settings.workers > 1:
             code = asyncio.run(_supervise(settings, config_file))
         else:
@@ -57,18 +60,26 @@ def _be_alone(settings: EgressSettings) -> int:
     return 0
 
 
-def _be_worker(settings: EgressSettings, descriptors: Sequence[int], parent: int) -> int:
+def _be_worker(
+    settings: EgressSettings, descriptors: Sequence[int], parent: int, scraped: Path | None
+) -> int:
     from egress.proxy import serve_as_worker
 
     sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
-    asyncio.run(serve_as_worker(settings, sockets, parent))
+    asyncio.run(serve_as_worker(settings, sockets, parent, scraped))
     return 0
 
 
 async def _supervise(settings: EgressSettings, config_file: Path) -> int:
     """Without the proxy in its memory, which is why the others import it where they need it."""
     sockets = listeners(settings.listen, os.environ)
-    return await Workers(config_file, settings.workers, sockets, Notifier(os.environ)).run()
+    workers = Workers(config_file, settings.workers, sockets, Notifier(os.environ))
+    if settings.metrics_listen is None:
+        return await workers.run()
+    from egress.scrape import answering
+
+    async with answering(metrics_listener(settings.metrics_listen), workers.exposition):
+        return await workers.run()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from egress.destinations import AllowedPrivate
+from egress.destinations import AllowedPrivate, normal_host
 from egress.proxy_address import ProxyAddress
 from keyd.api import DEFAULT_SOCKET, SESSION_USER, CallerName, Hex32
 from keyd.configfile import TomlSettings
@@ -16,6 +16,13 @@ from keyd.domains import DomainPattern
 
 def _listen_address(text: str) -> str:
     split_listen(text)
+    return text
+
+
+def _loopback_address(text: str) -> str:
+    host, _ = split_listen(text)
+    if normal_host(host) not in ("127.0.0.1", "::1"):
+        raise ValueError(f"{text!r} is not on loopback: figures of traffic are for this machine alone")
     return text
 
 
@@ -85,6 +92,8 @@ class EgressSettings(TomlSettings):
     """How long requests that are under way may go on after SIGTERM."""
     workers: Annotated[int, Field(ge=1, le=64)] = 1
     """Processes that serve the same address. They share keyd, and so its budget."""
+    metrics_listen: Annotated[str, AfterValidator(_loopback_address)] | None = None
+    """Loopback address and port where `GET /metrics` answers Prometheus; none: nowhere."""
     identify: Literal["uid", "process"] = "uid"
     """`uid`: the kernel says which user asks. `process`: the ledger also gets pid and systemd unit, where
     egress may read them."""

@@ -27,7 +27,13 @@ def listeners(listen: str, environment: Mapping[str, str]) -> list[socket.socket
     return _bound(listen)
 
 
-def _bound(listen: str) -> list[socket.socket]:
+def metrics_listener(listen: str) -> socket.socket:
+    """A new socket for `metrics_listen`. Raises ConfigError."""
+    (sock,) = _bound(listen, key="metrics_listen")
+    return sock
+
+
+def _bound(listen: str, key: str = "listen") -> list[socket.socket]:
     host, port = split_listen(listen)
     bound: list[socket.socket] = []
     try:
@@ -42,6 +48,6 @@ def _bound(listen: str) -> list[socket.socket]:
             sock.close()
         fault = (error.strerror or str(error)).lower()
         raise ConfigError(
-            f"cannot listen on {listen}: {fault}", "see `listen` in egress.toml; is egress running already?"
+            f"cannot listen on {listen}: {fault}", f"see `{key}` in egress.toml; is egress running already?"
         ) from None
     return bound

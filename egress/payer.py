@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from typing import Final, Literal
 
 import structlog
@@ -26,9 +28,19 @@ class Payer:
     """Orders the messages to keyd: a request is not put forward while the outcome of an identical one is still
     on its way, because keyd would take the new purchase for a repeat of the old one."""
 
-    def __init__(self, keyd: KeydClient, *, among_others: bool = False) -> None:
-        """`among_others`: the next identical request may come to another process, which knows nothing of reports here."""
+    def __init__(
+        self,
+        keyd: KeydClient,
+        *,
+        among_others: bool = False,
+        on_answer: Callable[[float], None] = lambda _: None,
+        on_lost_report: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`among_others`: the next identical request may come to another process, which knows nothing of reports here.
+        `on_answer` is told how many seconds keyd took for a decision."""
         self._keyd = keyd
+        self._on_answer = on_answer
+        self._on_lost_report = on_lost_report
         self._among_others = among_others
         self._reports: dict[str, set[asyncio.Task[None]]] = {}
 
@@ -36,7 +48,11 @@ class Payer:
         """Raises KeydUnreachable, KeydRefused, KeydProtocolError."""
         if reports := self._reports.get(request.fingerprint):
             await asyncio.wait(reports)
-        return await self._keyd.sign(request)
+        asked = time.perf_counter()
+        try:
+            return await self._keyd.sign(request)
+        finally:
+            self._on_answer(time.perf_counter() - asked)
 
     def report(self, fingerprint: str, report: OutcomeReport) -> None:
         """Send `report` in the background: no application waits for it."""
@@ -76,4 +92,5 @@ class Payer:
             if delay is None:
                 break
             await asyncio.sleep(delay)
+        self._on_lost_report()
         _log.error("egress.outcome.lost", payment=report.payment_id, error=fault)

@@ -35,6 +35,11 @@ class PayablePolicy:
     def covers(self, origin: Origin) -> bool:
         return any_matches(self._patterns, origin)
 
+    @property
+    def reachable(self) -> bool | None:
+        """Whether keyd answered the last time; None before the first."""
+        return self._reachable
+
     async def refresh(self) -> None:
         """Ask keyd once. If it does not answer, the last known list stays."""
         try:

@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -27,11 +28,14 @@ from egress.destinations import AllowedDomains, AllowedPrivate
 from egress.guard import Guard
 from egress.identity import Identity
 from egress.layers import PayNextLayer
+from egress.listener import metrics_listener
+from egress.metrics import Metrics, MetricsAddon
 from egress.parent import end_with
 from egress.payer import Payer
 from egress.policy import PayablePolicy
 from egress.proxy_address import ProxyAddress
 from egress.room import Room
+from egress.scrape import answering
 from egress.server import Proxyserver
 from egress.status import Status
 from egress.upstream import UpstreamProxy
@@ -73,7 +77,13 @@ class Egress:
         self.ready = asyncio.Event()
         self.keyd = KeydClient(settings.keyd_socket, timeout_s=KEYD_TIMEOUT_S)
         self.policy = PayablePolicy(self.keyd, self._status.keyd_answers)
-        self._payer = Payer(self.keyd, among_others=settings.workers > 1)
+        self.metrics = Metrics()
+        self._payer = Payer(
+            self.keyd,
+            among_others=settings.workers > 1,
+            on_answer=self.metrics.sign.observe,
+            on_lost_report=self.metrics.reports_lost.inc,
+        )
         self._identity = Identity(
             {caller.name: bytes.fromhex(caller.token_sha256) for caller in settings.callers},
             look_for_process=settings.identify == "process",
@@ -84,7 +94,7 @@ class Egress:
         self._x402 = X402Addon(
             buyer,
             self._payer,
-            Room(settings.max_kept),
+            room := Room(settings.max_kept),
             enabled=settings.pays,
             max_request_body=settings.max_request_body,
         )
@@ -92,6 +102,7 @@ class Egress:
         self._proxyserver = Proxyserver(sockets)
         self._master = self._make_master()
         self._draining: asyncio.Task[None] | None = None
+        self._tell_figures(room)
 
     @property
     def address(self) -> tuple[str, int]:
@@ -111,6 +122,14 @@ class Egress:
             alive.cancel()
             await self._payer.drain(REPORT_LIMIT_S)
             await self.keyd.close()
+
+    def _tell_figures(self, room: Room) -> None:
+        gauge = self.metrics.gauge
+        gauge("connections", "Connections of applications.", lambda: len(self._proxyserver.connections))
+        gauge("tunnels", "Those whose bytes pass unread.", lambda: len(self._layers.tunnels))
+        gauge("requests_live", "Requests that have begun and not ended.", lambda: len(self._x402.live))
+        gauge("kept_bytes", "Bodies and 402 answers that are kept.", lambda: room.taken)
+        gauge("keyd_up", "1 if keyd answered when last asked.", lambda: bool(self.policy.reachable))
 
     def _announce(self) -> None:
         host, port = self.address
@@ -185,6 +204,7 @@ class Egress:
             self._identity,
             ConnectionLimit(settings.max_connections_per_caller, self._identity.owner),
             self._x402,
+            *([MetricsAddon(self.metrics)] if settings.metrics_listen else []),
             _OnRunning(self._announce),
         )
         # After the addons: they act on options when these change, and the CA must be there before a client is.
@@ -222,16 +242,19 @@ async def serve(settings: EgressSettings, sockets: Sequence[socket.socket]) -> N
     """Run until SIGTERM or SIGINT; a second signal stops at once. Raises ConfigError."""
     egress = Egress(settings, sockets, Notifier(os.environ))
     _on_signals(egress.drain, egress.drain)
-    await _run(egress)
+    scraped = None if settings.metrics_listen is None else metrics_listener(settings.metrics_listen)
+    await _run(egress, scraped)
 
 
-async def serve_as_worker(settings: EgressSettings, sockets: Sequence[socket.socket], parent: int) -> None:
+async def serve_as_worker(
+    settings: EgressSettings, sockets: Sequence[socket.socket], parent: int, scraped: Path | None
+) -> None:
     """Run beside others on the same sockets (egress.workers): SIGTERM drains, however often it is sent; SIGINT stops
     at once. The end of process `parent`, which started this one, is a SIGTERM too."""
     egress = Egress(settings, sockets, Notifier(os.environ))
     _on_signals(egress.drain_once, egress.stop)
     end_with(parent)
-    await _run(egress)
+    await _run(egress, scraped if settings.metrics_listen else None)
 
 
 def _on_signals(sigterm: Callable[[], None], sigint: Callable[[], None]) -> None:
@@ -240,6 +263,8 @@ def _on_signals(sigterm: Callable[[], None], sigint: Callable[[], None]) -> None
     loop.add_signal_handler(signal.SIGINT, sigint)
 
 
-async def _run(egress: Egress) -> None:
+async def _run(egress: Egress, scraped: Path | socket.socket | None) -> None:
     logging.getLogger("mitmproxy").setLevel(logging.WARNING)
-    await egress.run()
+    figures = nullcontext() if scraped is None else answering(scraped, egress.metrics.exposition)
+    async with figures:
+        await egress.run()

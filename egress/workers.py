@@ -38,7 +38,10 @@ _log = structlog.get_logger("egress")
 
 @dataclass
 class _Worker:
+    number: int
     process: asyncio.subprocess.Process
+    scraped: Path
+    """The Unix socket on which it tells its figures."""
     heard_at: float
     ready: bool = False
 
@@ -61,6 +64,7 @@ class Workers:
         self._announced = False
         self._stopping = asyncio.Event()
         self._failure = 0
+        self._restarts = 0
 
     async def run(self) -> int:
         """The exit code: 0, or that of a worker that could not use the configuration."""
@@ -98,7 +102,7 @@ class Workers:
         """Start worker `number`, and start it again whenever it ends, until everything stops."""
         failures = 0
         while not self._stopping.is_set():
-            worker = await self._start(folder)
+            worker = await self._start(number, folder)
             await self._watch(worker)
             code = worker.process.returncode
             if self._stopping.is_set():
@@ -108,12 +112,15 @@ class Workers:
                 self._failure = _EXIT_CONFIG
                 self.stop()
                 return
+            self._restarts += 1
             failures = 0 if worker.ready else failures + 1
             with suppress(TimeoutError):
                 async with asyncio.timeout(_PAUSES_S[min(failures, len(_PAUSES_S) - 1)]):
                     await self._stopping.wait()
 
-    async def _start(self, folder: Path) -> _Worker:
+    async def _start(self, number: int, folder: Path) -> _Worker:
+        scraped = folder / f"worker-{number}"
+        scraped.unlink(missing_ok=True)  # of the one that this one replaces
         descriptors = [sock.fileno() for sock in self._sockets]
         sockets = [f"--worker-socket={descriptor}" for descriptor in descriptors]
         process = await asyncio.create_subprocess_exec(
@@ -125,12 +132,12 @@ class Workers:
                 "--config",
                 str(self._config_file),
             ),  # -P: not from this folder
-            *(f"--worker-of={os.getpid()}", *sockets),
+            *(f"--worker-of={os.getpid()}", f"--worker-metrics={scraped}", *sockets),
             pass_fds=descriptors,
             env=self._environment(folder),
             start_new_session=True,  # Ctrl-C is for this process, which tells them
         )
-        worker = _Worker(process, asyncio.get_running_loop().time())
+        worker = _Worker(number, process, scraped, asyncio.get_running_loop().time())
         self._live[process.pid] = worker
         if self._stopping.is_set():  # stopped while this one was being born
             _send(process, signal.SIGTERM)
@@ -156,6 +163,23 @@ class Workers:
                 await worker.process.wait()
         del self._live[worker.process.pid]
         self._count_ready()
+
+    # -- what is told of them --------------------------------------------------------------------------------
+
+    async def exposition(self) -> bytes:
+        """The figures of all workers, and how they fare, in the text format of Prometheus."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        from egress.scrape import of_workers
+
+        live = sorted(self._live.values(), key=lambda worker: worker.number)
+        ready = GaugeMetricFamily(
+            "osmoda_egress_workers_ready", "Workers that serve.", sum(worker.ready for worker in live)
+        )
+        restarts = CounterMetricFamily(
+            "osmoda_egress_worker_restarts", "Workers that ended without being told to.", self._restarts
+        )
+        return await of_workers({worker.number: worker.scraped for worker in live}, [ready, restarts])
 
     # -- what they say --------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ type Metrics = dict[str, tuple[str, frozenset[str]]]
 
 
 def documented(prefix: str) -> Metrics:
-    rows = re.findall(rf"^\| `({prefix}\w+)` \| (\w+) \| (.*?) \|", PAGE, re.MULTILINE)
+    rows = re.findall(rf"^\| `({prefix}\w+)` \| (\w+) \|(.*?)\|", PAGE, re.MULTILINE)
     return {name: (kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
 
 

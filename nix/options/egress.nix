@@ -47,6 +47,8 @@ in
       "How long requests that are under way may go on after SIGTERM.";
     workers = option (types.ints.between 1 64) 1
       "Processes that serve the same address. They share keyd, and so its budget.";
+    metricsListen = optional (types.strMatching "(127\\.0\\.0\\.1|\\[::1]):[0-9]{1,5}")
+      "Loopback address and port where `GET /metrics` answers Prometheus; none: nowhere.";
     identify = option (types.enum [ "uid" "process" ]) "uid"
       "`uid`: the kernel says which user asks. `process`: the ledger also gets pid and systemd unit.";
     callers = option (types.listOf caller) [ ] "Names and tokens for callers that the kernel cannot name.";
