@@ -112,7 +112,7 @@ async def serve(settings: config.Settings, source: kek.Source) -> None:
         admin.write_file()
         listener = passed or listen(settings.socket, int(settings.socket_mode, 8))
         connections = Listener(server.answer, Quotas(roles, shares(descriptor_limit())), clock_us)
-        await connections.start(listener)
+        connections.start(listener)
         path = listener.getsockname()
         log.info("keyd.ready", socket=path, problems=service.problems())
         notifier.ready(f"answers on {path}; `keyctl health` says whether it can pay")

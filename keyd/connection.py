@@ -33,7 +33,7 @@ SEND_S: Final = 30.0
 """For a peer to take its answer; the longest, 1000 ledger entries, has about a megabyte."""
 LINGER_S: Final = 2.0
 """For what a peer still sends after it was refused. Closing on unread bytes would take the answer away from it."""
-_READ: Final = 64 * 1024
+_READ: Final = 16 * 1024
 
 type Answer = Callable[[Request], Awaitable[Response]]
 
@@ -96,6 +96,8 @@ class Connection:
             raise Refused(Reason.REQUEST_MALFORMED, words, 408) from None
         if not isinstance(event, h11.Request):
             return None  # closed without another request
+        if _size(event) > MAX_HEAD:  # h11 bounds what is incomplete; this one came in one piece
+            raise Refused(Reason.REQUEST_MALFORMED, f"the head has more than {MAX_HEAD} bytes", 431)
         self._method = event.method
         return Request(event.method.decode(), event.target.decode(), self._peer, self._body)
 
@@ -178,3 +180,7 @@ class Connection:
             pass
         finally:
             self._writer.transport.abort()
+
+
+def _size(head: h11.Request) -> int:
+    return len(head.target) + sum(len(name) + len(value) for name, value in head.headers)

@@ -205,7 +205,7 @@ async def listening(
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     bound.bind(str(path))
     listener = Listener(server.answer, Quotas(roles, shares), lambda: NOON_US)
-    await listener.start(bound)
+    listener.start(bound)
     yield listener
     await listener.close()
 
