@@ -114,6 +114,7 @@ class QuoteAnswer(BaseModel):
     detail: UntrustedText = ""
     price: Price | None = None
     description: UntrustedText = ""
+    redirects_to: UntrustedText = ""
 
 
 class FoundAnswer(BaseModel):

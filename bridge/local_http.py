@@ -96,7 +96,7 @@ def owner_of(client: Address, server: Address, proc: Path = Path("/proc")) -> in
 def _rows(table: Path) -> Iterator[tuple[Address, Address, int]]:
     """(local, remote, uid) of the connections that have an owner."""
     try:
-        lines = table.read_text("ascii").splitlines()[1:]
+        lines = table.read_text().splitlines()[1:]
     except OSError:
         return
     for line in lines:

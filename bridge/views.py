@@ -157,7 +157,12 @@ def payments_words(answer: answers.PaymentsAnswer) -> str:
 
 
 def quote_answer(priced: Priced) -> answers.QuoteAnswer:
-    base = answers.QuoteAnswer(url=untrusted(str(priced.url), 500), http_status=priced.status, verdict="none")
+    base = answers.QuoteAnswer(
+        url=untrusted(str(priced.url), 500),
+        http_status=priced.status,
+        verdict="none",
+        redirects_to=untrusted(priced.location, 500),
+    )
     if priced.refused_by_egress is not None:
         reason = explain(priced.refused_by_egress)
         return base.model_copy(
@@ -186,7 +191,8 @@ def quote_answer(priced: Priced) -> answers.QuoteAnswer:
 
 def quote_words(answer: answers.QuoteAnswer) -> str:
     if answer.verdict == "none":
-        return f"It answered HTTP {answer.http_status} and asks for no money. Nothing was paid."
+        where = f' It redirects to "{answer.redirects_to}" (untrusted).' if answer.redirects_to else ""
+        return f"It answered HTTP {answer.http_status} and asks for no money.{where} Nothing was paid."
     said = f' The seller describes it as "{answer.description}" (untrusted).' if answer.description else ""
     return (
         f"{_price_words(answer.price)} {_verdict_words(answer.verdict, answer.code)}{said} Nothing was paid."
