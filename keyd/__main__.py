@@ -25,6 +25,8 @@ from keyd import config, kek, logs, passphrase
 from keyd.admin import Admin
 from keyd.configfile import ConfigError
 from keyd.custody import Custody
+from keyd.headkey import HeadKeyFile
+from keyd.heads import Heads
 from keyd.keystore import Keystore
 from keyd.listener import Listener
 from keyd.peer import Roles
@@ -83,6 +85,8 @@ async def serve(settings: config.Settings, source: kek.Source) -> None:
     refuse_lost_ledger(settings)
     ledger = Ledger.open(settings.ledger_file, clock=clock_us)  # its lock keeps a second keyd out
     try:
+        head_key = HeadKeyFile(settings.ledger_key_file, secrets.token_bytes)
+        heads = Heads(ledger, head_key.load_or_create(source.kek), settings.ledger_heads_file)
         policies = Policies(settings.policy(), limits=settings.limits(), enforce=settings.x402.enforce)
         custody = Custody(
             ledger=ledger,
@@ -90,7 +94,13 @@ async def serve(settings: config.Settings, source: kek.Source) -> None:
             initial_default=settings.x402.default_wallet_label,
             entropy=secrets.token_bytes,
         )
-        rotation = Rotation(ledger=ledger, custody=custody, source=source, entropy=secrets.token_bytes)
+        rotation = Rotation(
+            ledger=ledger,
+            custody=custody,
+            source=source,
+            entropy=secrets.token_bytes,
+            head_key=head_key,
+        )
         service = Service(
             ledger=ledger,
             custody=custody,
@@ -104,7 +114,7 @@ async def serve(settings: config.Settings, source: kek.Source) -> None:
             overrides_file=settings.state_dir / "overrides.toml",
             entropy=secrets.token_bytes,
         )
-        server = Server(service, admin, rotation, roles, clock_us)
+        server = Server(service, admin, rotation, roles, clock_us, heads)
         await service.record("keyd", "keyd.started", {"version": version("osmoda-x402")})
         await rotation.at_start()
         await custody.take_stock()
@@ -117,12 +127,15 @@ async def serve(settings: config.Settings, source: kek.Source) -> None:
         log.info("keyd.ready", socket=path, problems=service.problems())
         notifier.ready(f"answers on {path}; `keyctl health` says whether it can pay")
         alive = asyncio.create_task(notifier.keep_alive(lambda: _writer_answers(ledger)), name="watchdog")
+        signing = asyncio.create_task(heads.keep_signing(time.monotonic), name="heads")
         await _stop_signal()
         log.info("keyd.stopping")
         notifier.stopping()
         await connections.close()  # no new requests; those in flight are answered
         alive.cancel()
+        signing.cancel()
         await service.record("keyd", "keyd.stopped", {})
+        await heads.sign_if_possible()
     finally:
         ledger.close()
 

@@ -155,9 +155,19 @@ class KeydClient:
     async def ledger_head(self) -> api.LedgerHead:
         return await self._call("ledger_head", api.LedgerHead)
 
-    async def ledger_verify(self) -> api.LedgerVerdict:
+    async def ledger_checkpoint(self) -> api.SignedHead:
+        return await self._call("ledger_checkpoint", api.SignedHead)
+
+    async def ledger_verify(self, request: api.LedgerVerify | None = None) -> api.LedgerVerdict:
         """Reads the whole ledger: give the client a `timeout_s` to match."""
-        return await self._call("ledger_verify", api.LedgerVerdict)
+        return await self._call("ledger_verify", api.LedgerVerdict, request)
+
+    def _open(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(self.socket, limit=0), timeout=self._timeout
+            )
+        return self._session
 
     async def _call[Reply: BaseModel](
         self,
@@ -171,12 +181,8 @@ class KeydClient:
         endpoint = api.ENDPOINTS[name]
         path = endpoint.path if resource is None else endpoint.path.replace("{id}", quote(resource, safe=""))
         body = None if message is None else message.model_dump_json(by_alias=True, exclude_none=True).encode()
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.UnixConnector(self.socket, limit=0), timeout=self._timeout
-            )
         try:
-            async with self._session.request(
+            async with self._open().request(
                 endpoint.method,
                 URL(f"http://keyd{path}", encoded=True),
                 params=query,

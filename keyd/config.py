@@ -215,7 +215,7 @@ class Settings(configfile.TomlSettings):
     socket_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "0660"
     """Its mode, octal. Who may do what follows from [peers], not from this."""
     state_dir: Path = Path("/var/lib/osmoda-keyd")
-    """Ledger, wallets and overrides.toml. Nobody but keyd's user may enter it."""
+    """Ledger and its signed heads, wallets and overrides.toml. Nobody but keyd's user may enter it."""
     kek_file: Path | None = None
     """Key-encryption key in a file, for trying out. Unset: the systemd credential `kek`."""
     peers: PeerSettings = PeerSettings()
@@ -228,6 +228,14 @@ class Settings(configfile.TomlSettings):
     @property
     def ledger_file(self) -> Path:
         return self.state_dir / "ledger.sqlite3"
+
+    @property
+    def ledger_key_file(self) -> Path:
+        return self.state_dir / "ledger-key.json"
+
+    @property
+    def ledger_heads_file(self) -> Path:
+        return self.state_dir / "ledger.heads"
 
     @property
     def wallet_dir(self) -> Path:

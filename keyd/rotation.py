@@ -24,12 +24,14 @@ import structlog
 from keyd import api, facts
 from keyd.custody import Custody
 from keyd.facts import Kind
+from keyd.headkey import HeadKeyFile
 from keyd.kek import KEK_BYTES, Kek, Source
 from keyd.kek import Kind as SourceKind
 from keyd.keystore import WalletMissing, WalletUnreadable
 from keyd.peer import Peer
 from keyd.policy import Deny
 from keyd.reasons import Reason
+from ledger.errors import LedgerError
 from ledger.log import Ledger
 from ledger.transaction import Transaction
 
@@ -40,13 +42,21 @@ class Rotation:
     """Methods raise LedgerError if something cannot be recorded; the wallets open all the same."""
 
     def __init__(
-        self, *, ledger: Ledger, custody: Custody, source: Source, entropy: Callable[[int], bytes]
+        self,
+        *,
+        ledger: Ledger,
+        custody: Custody,
+        source: Source,
+        entropy: Callable[[int], bytes],
+        head_key: HeadKeyFile | None = None,
     ) -> None:
+        """`head_key` is sealed under the same key as the wallets; None where no heads are signed."""
         self._ledger = ledger
         self._custody = custody
         self._keystore = custody.keystore
         self._source = source
         self._entropy = entropy
+        self._head_key = head_key
 
     def view(self) -> api.KekView:
         """Which key is in force, and which one is about to be."""
@@ -90,6 +100,8 @@ class Rotation:
         self._keystore.pending += (new,)  # from here on new wallets are sealed under it as well
         for label in self._keystore.labels():
             self._keystore.add_seal(label, new)
+        if self._head_key is not None:
+            self._head_key.add_seal(self._source.kek, new)
         wallets = len(self._keystore.labels())
         if self._source.kind is SourceKind.CREDENTIAL:
             return api.KekRotated(id=new.id, wallets=wallets, finished=False)
@@ -121,6 +133,11 @@ class Rotation:
                 self._keystore.drop_older_seals(label)
             except (OSError, WalletMissing, WalletUnreadable) as error:
                 log.warning("keyd.wallet.old_seal_left", wallet=label, problem=str(error))
+        if self._head_key is not None:
+            try:
+                self._head_key.drop_older_seals(self._source.kek)
+            except (OSError, LedgerError) as error:
+                log.warning("keyd.head_key.old_seal_left", problem=str(error))
 
     def _unsealable(self) -> str | None:
         """Why a wallet file does not open under the key in force; None if all do."""

@@ -17,6 +17,7 @@ import structlog
 from keyd import api
 from keyd.admin import Admin
 from keyd.floods import Flood
+from keyd.heads import Heads
 from keyd.http import Handlers, Refused, Request, Response, refusal, respond
 from keyd.metrics import ANSWERED, CONTENT_TYPE, Metrics
 from keyd.peer import Roles
@@ -48,7 +49,9 @@ class Server:
         rotation: Rotation,
         roles: Roles,
         clock: Callable[[], int],
+        heads: Heads | None = None,
     ) -> None:
+        """Without `heads` the ledger has no signed ones: for what is not a daemon."""
         self.service = service
         self.admin = admin
         self.sessions = Sessions(service.ledger, service.entropy)
@@ -57,6 +60,7 @@ class Server:
         self.metrics = Metrics(service.ledger, service.policies, clock)
         self._roles = roles
         self._clock = clock
+        self._heads = heads
         self._strangers = Flood(STRANGERS_PER_MINUTE)
         self._handlers = self.handlers()
 
@@ -69,7 +73,7 @@ class Server:
             **PolicyRoutes(self.service, self.admin, self.views, self._roles, self._clock).handlers(),
             **SessionRoutes(self.service, self.sessions, self._roles, self._clock).handlers(),
             **WalletRoutes(self.service.custody, self.rotation, self.views, self._clock).handlers(),
-            **LedgerRoutes(self.service.ledger).handlers(),
+            **LedgerRoutes(self.service.ledger, self._heads).handlers(),
         }
 
     # -- every request ------------------------------------------------------------------------------------

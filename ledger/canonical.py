@@ -18,6 +18,10 @@ MAX_DEPTH: Final = 64
 RecursionError half way through a transaction."""
 
 _JSON: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_SORTING: Final = json.JSONEncoder(
+    ensure_ascii=False, separators=(",", ":"), sort_keys=True, check_circular=False
+)
+_TOO_LARGE: Final = "an integer is larger than 2^53-1: write it as a decimal string"
 
 
 def encode(value: object) -> bytes:
@@ -39,12 +43,30 @@ def decode(data: bytes) -> object:
     Duplicate keys, white space, other escapes or orders are all refused by encoding again and comparing.
     """
     try:
-        value = json.loads(data.decode(), parse_float=_refuse_number, parse_constant=_refuse_number)
+        text = data.decode()
+        value = parse(text)
     except (ValueError, RecursionError) as error:
         raise CanonicalError("not JSON") from error
-    if encode(value) != data:
+    if (encode_plain(value) if is_plain(data) else encode(value).decode()) != text:
         raise CanonicalError("not canonical JSON (RFC 8785)")
     return value
+
+
+def parse(text: str) -> object:
+    """The value of `text`, canonical or not. Raises ValueError, RecursionError; CanonicalError for a number that is
+    no integer or too large."""
+    return _DECODER.decode(text)
+
+
+def is_plain(data: bytes) -> bool:
+    """Whether `encode_plain` is right for what `data` is parsed into: in ASCII the order of characters is the order
+    of UTF-16 code units, and with so few brackets nothing is nested too deep."""
+    return data.isascii() and data.count(b"{") + data.count(b"[") <= MAX_DEPTH
+
+
+def encode_plain(value: object) -> str:
+    """The same as `encode`, in a quarter of the time, for a value that was parsed from a plain text."""
+    return _SORTING.encode(value)
 
 
 def _sorted(value: object, depth: int) -> object:
@@ -59,7 +81,7 @@ def _sorted(value: object, depth: int) -> object:
         return [_sorted(item, depth + 1) for item in value]
     if isinstance(value, int):
         if abs(value) > MAX_INTEGER:
-            raise CanonicalError("an integer is larger than 2^53-1: write it as a decimal string")
+            raise CanonicalError(_TOO_LARGE)
         return value
     raise CanonicalError(f"a {type(value).__name__} has no canonical form")
 
@@ -71,5 +93,16 @@ def _utf16_code_units(key: object) -> bytes:
     return key.encode("utf-16-be", "surrogatepass")
 
 
+def _integer(digits: str) -> int:
+    if len(digits) > 15 and abs(int(digits)) > MAX_INTEGER:  # 15 digits always fit
+        raise CanonicalError(_TOO_LARGE)
+    return int(digits)
+
+
 def _refuse_number(text: str) -> NoReturn:
     raise CanonicalError("a number is not an integer")
+
+
+_DECODER: Final = json.JSONDecoder(
+    parse_int=_integer, parse_float=_refuse_number, parse_constant=_refuse_number
+)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from ledger import canonical
 from ledger.errors import CanonicalError, EntryRefused
 
 _EPOCH: Final = datetime(1970, 1, 1)  # naive: timestamp() writes the "Z"
+_MEMBERS: Final = frozenset({"actor", "data", "seq", "ts", "type"})
 _TIMESTAMP: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A recorded fact. `seq` counts from 1 and is the only order; `ts` follows the clock, even backwards."""
 
     seq: int
@@ -48,14 +47,15 @@ def encode(seq: int, ts: str, type_: str, actor: str, data: Mapping[str, object]
 
 def decode(encoded: bytes, hash_: bytes) -> Entry:
     """The entry that `encoded` is, exactly. Raises CanonicalError if it is none."""
-    match canonical.decode(encoded):
-        case {
-            "actor": str(actor),
-            "data": dict(data),
-            "seq": int(seq),
-            "ts": str(ts),
-            "type": str(type_),
-            **rest,
-        } if not rest and not isinstance(seq, bool) and _TIMESTAMP.fullmatch(ts):
+    return from_members(canonical.decode(encoded), hash_)
+
+
+def from_members(members: object, hash_: bytes) -> Entry:
+    """The entry with these members, as they are in canonical JSON. Raises CanonicalError if it is none."""
+    if isinstance(members, dict) and members.keys() == _MEMBERS:
+        actor, data, seq = members["actor"], members["data"], members["seq"]
+        ts, type_ = members["ts"], members["type"]
+        texts = type(actor) is type(ts) is type(type_) is str
+        if texts and type(data) is dict and type(seq) is int and _TIMESTAMP.fullmatch(ts):
             return Entry(seq, ts, type_, actor, data, hash_)
     raise CanonicalError("not an entry: it needs exactly actor, data, seq, ts and type")

@@ -21,3 +21,7 @@ class EntryRefused(LedgerError):
 
 class CanonicalError(EntryRefused):
     """A value that has no canonical form in a ledger: a float, a lone surrogate, an integer beyond 2^53-1."""
+
+
+class NoteRefused(LedgerError):
+    """Not a signed head, or not one of the key in question."""

@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NamedTuple, NoReturn, Protocol
 
 from ledger import canonical, states
 from ledger.entry import Entry
@@ -28,6 +27,16 @@ _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _AUTHORIZATION: Final = frozenset({"from", "to", "value", "validAfter", "validBefore", "nonce"})
 """Parameters of EIP-3009 `transferWithAuthorization`, without the signature, which no entry may hold."""
 
+_PATTERNS: Final = (
+    ("payment_id", _HEX_128_BITS),
+    ("intent_key", _HEX_256_BITS),
+    ("amount", _AMOUNT),
+    ("day", _DAY),
+)
+_TEXTS: Final = ("domain", "caller", "wallet", "network", "asset")
+_NATURALS: Final = ("usd_micros", "signed_at", "valid_before")
+"""Members of a signed payment, by what they must be."""
+
 _FACT: Final = frozenset({"kind", "key", "value"})
 """Members of a fact: small state of keyd's that an entry changes."""
 
@@ -38,8 +47,7 @@ OUTCOMES: Final = {
 _ENDED: Final = {State.SETTLED: "was proven to be settled", State.RELEASED: "is released already"}
 
 
-@dataclass(frozen=True, slots=True)
-class Payment:
+class Payment(NamedTuple):
     """A row of `payments`: one signed authorization and what became of it."""
 
     payment_id: str
@@ -119,7 +127,7 @@ def _outcome(entry: Entry, tables: Tables) -> None:
     if after is None:  # a second release, for example, would give the same money back twice
         _refuse(entry, f"payment {payment.payment_id} {_ENDED[payment.state]}")
     state, proven = after
-    tables.put_payment(replace(payment, state=state, proven=proven, delivered=delivered, last_seq=entry.seq))
+    tables.put_payment(payment._replace(state=state, proven=proven, delivered=delivered, last_seq=entry.seq))
     if change := states.counts(after) - states.counts(before):
         usd_micros = change * payment.usd_micros
         tables.add_spend(payment.day, payment.domain, payment.caller, usd_micros=usd_micros, calls=0)
@@ -133,23 +141,30 @@ def _event(entry: Entry) -> Event:
 
 
 def _payment(entry: Entry) -> Payment:
+    data = entry.data
+    for name, pattern in _PATTERNS:
+        _matching(entry, name, pattern)
+    for name in _TEXTS:
+        _text(entry, name)
+    for name in _NATURALS:
+        _natural(entry, name)
     return Payment(
-        payment_id=_matching(entry, "payment_id", _HEX_128_BITS),
-        intent_key=_matching(entry, "intent_key", _HEX_256_BITS),
+        payment_id=data["payment_id"],
+        intent_key=data["intent_key"],
         state=State.SIGNED,
         delivered=False,
         proven=False,
-        domain=_text(entry, "domain"),
-        caller=_text(entry, "caller"),
-        wallet=_text(entry, "wallet"),
-        network=_text(entry, "network"),
-        asset=_text(entry, "asset"),
-        amount=_matching(entry, "amount", _AMOUNT),
-        usd_micros=_natural(entry, "usd_micros"),
+        domain=data["domain"],
+        caller=data["caller"],
+        wallet=data["wallet"],
+        network=data["network"],
+        asset=data["asset"],
+        amount=data["amount"],
+        usd_micros=data["usd_micros"],
         authorization=_authorization(entry),
-        signed_at=_natural(entry, "signed_at"),
-        valid_before=_natural(entry, "valid_before"),
-        day=_matching(entry, "day", _DAY),
+        signed_at=data["signed_at"],
+        valid_before=data["valid_before"],
+        day=data["day"],
         signed_seq=entry.seq,
         last_seq=entry.seq,
     )
@@ -165,14 +180,16 @@ def _known_payment(entry: Entry, tables: Tables) -> Payment:
 
 def _text(entry: Entry, name: str) -> str:
     value = entry.data.get(name)
-    if not isinstance(value, str):
+    if type(value) is not str:
         _refuse(entry, f"{name} is not a string")
     return value
 
 
 def _matching(entry: Entry, name: str, pattern: re.Pattern[str]) -> str:
-    value = _text(entry, name)
-    if not pattern.fullmatch(value):
+    value = entry.data.get(name)
+    if type(value) is not str:
+        _refuse(entry, f"{name} is not a string")
+    if pattern.fullmatch(value) is None:
         _refuse(entry, f"{name} does not match {pattern.pattern}")
     return value
 
@@ -180,7 +197,7 @@ def _matching(entry: Entry, name: str, pattern: re.Pattern[str]) -> str:
 def _natural(entry: Entry, name: str) -> int:
     """A negative amount would make room in the budget."""
     value = entry.data.get(name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+    if type(value) is not int or value < 0:  # a bool is no number
         _refuse(entry, f"{name} is not an integer of at least 0")
     return value
 
@@ -201,7 +218,9 @@ def _proven(entry: Entry) -> bool:
 
 def _facts(entry: Entry) -> list[tuple[str, str, str | None]]:
     """(kind, key, value) of each fact that the entry carries; a value of None removes it."""
-    facts = entry.data.get("facts", [])
+    facts = entry.data.get("facts")
+    if facts is None and "facts" not in entry.data:
+        return []
     if not isinstance(facts, list):
         _refuse(entry, "facts is not a list")
     return [_fact(entry, fact) for fact in facts]
@@ -222,7 +241,7 @@ def _authorization(entry: Entry) -> str:
         _refuse(entry, f"authorization needs exactly {', '.join(sorted(_AUTHORIZATION))}")
     if not all(isinstance(member, str) for member in value.values()):
         _refuse(entry, "a member of authorization is not a string")
-    return canonical.encode(value).decode()
+    return canonical.encode_plain(value)  # its keys are ASCII, and its values strings
 
 
 def _refuse(entry: Entry, why: str) -> NoReturn:

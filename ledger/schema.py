@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from dataclasses import fields
-from operator import attrgetter
 from typing import Any, Final
 
 from ledger.projection import Payment
@@ -96,18 +94,29 @@ the last minute, what a day was spent on and by whom (with the sum in the index:
 EMPTY: Final = "INSERT INTO meta VALUES (1, 0, zeroblob(32), NULL);"
 """The one row of `meta` before the first entry."""
 
-PAYMENT_COLUMNS: Final = tuple(field.name for field in fields(Payment))
+PAYMENT_COLUMNS: Final = Payment._fields
 """Columns of `payments`, in order."""
-_values: Final = attrgetter(*PAYMENT_COLUMNS)
 _COLUMNS: Final = ", ".join(PAYMENT_COLUMNS)
 _PLACES: Final = ", ".join("?" for _ in PAYMENT_COLUMNS)
-_SELECT_PAYMENT: Final = f"SELECT {_COLUMNS} FROM payments WHERE payment_id = ?"  # noqa: S608 - constants
-_PUT_PAYMENT: Final = f"""
-INSERT INTO payments ({_COLUMNS}) VALUES ({_PLACES})
+SELECT_PAYMENT: Final = f"SELECT {_COLUMNS} FROM payments WHERE payment_id = ?"  # noqa: S608 - constants
+INSERT_PAYMENT: Final = f"INSERT INTO payments ({_COLUMNS}) VALUES ({_PLACES})"  # noqa: S608 - constants
+PUT_PAYMENT: Final = f"""
+{INSERT_PAYMENT}
 ON CONFLICT (payment_id) DO UPDATE
 SET state = excluded.state, delivered = excluded.delivered, proven = excluded.proven,
     last_seq = excluded.last_seq
-"""  # noqa: S608 - constants
+"""
+
+
+PUT_PAYMENT_ENTRY: Final = "INSERT INTO payment_entries VALUES (?, ?)"
+_ADD: Final = (
+    "ON CONFLICT DO UPDATE SET usd_micros = usd_micros + excluded.usd_micros, calls = calls + excluded.calls"
+)
+ADD_SPEND: Final = f"INSERT INTO spend VALUES (?, ?, ?, ?, ?) {_ADD}"  # noqa: S608 - constants
+ADD_SPEND_TOTAL: Final = f"INSERT INTO spend_total VALUES (?, ?, ?) {_ADD}"  # noqa: S608 - constants
+PUT_FACT: Final = "INSERT INTO facts VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET value = excluded.value, seq = excluded.seq"
+REMOVE_FACT: Final = "DELETE FROM facts WHERE kind = ? AND key = ?"
+SEE_DAY: Final = "UPDATE meta SET latest_day = max(coalesce(latest_day, ''), ?)"
 
 
 class SqlTables:
@@ -117,37 +126,25 @@ class SqlTables:
         self._db = db
 
     def payment(self, payment_id: str) -> Payment | None:
-        row = self._db.execute(_SELECT_PAYMENT, (payment_id,)).fetchone()
+        row = self._db.execute(SELECT_PAYMENT, (payment_id,)).fetchone()
         return None if row is None else payment_from_row(row)
 
     def put_payment(self, payment: Payment) -> None:
-        self._db.execute(_PUT_PAYMENT, _values(payment))
-        self._db.execute("INSERT INTO payment_entries VALUES (?, ?)", (payment.payment_id, payment.last_seq))
+        self._db.execute(PUT_PAYMENT, payment)
+        self._db.execute(PUT_PAYMENT_ENTRY, (payment.payment_id, payment.last_seq))
 
     def add_spend(self, day: str, domain: str, caller: str, *, usd_micros: int, calls: int) -> None:
-        self._db.execute(
-            "INSERT INTO spend VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
-            " SET usd_micros = usd_micros + excluded.usd_micros, calls = calls + excluded.calls",
-            (day, domain, caller, usd_micros, calls),
-        )
-        self._db.execute(
-            "INSERT INTO spend_total VALUES (?, ?, ?) ON CONFLICT DO UPDATE"
-            " SET usd_micros = usd_micros + excluded.usd_micros, calls = calls + excluded.calls",
-            (day, usd_micros, calls),
-        )
+        self._db.execute(ADD_SPEND, (day, domain, caller, usd_micros, calls))
+        self._db.execute(ADD_SPEND_TOTAL, (day, usd_micros, calls))
 
     def put_fact(self, kind: str, key: str, value: str | None, seq: int) -> None:
         if value is None:
-            self._db.execute("DELETE FROM facts WHERE kind = ? AND key = ?", (kind, key))
+            self._db.execute(REMOVE_FACT, (kind, key))
         else:
-            self._db.execute(
-                "INSERT INTO facts VALUES (?, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET value = excluded.value, seq = excluded.seq",
-                (kind, key, value, seq),
-            )
+            self._db.execute(PUT_FACT, (kind, key, value, seq))
 
     def see_day(self, day: str) -> None:
-        self._db.execute("UPDATE meta SET latest_day = max(coalesce(latest_day, ''), ?)", (day,))
+        self._db.execute(SEE_DAY, (day,))
 
 
 def payment_from_row(row: tuple[Any, ...]) -> Payment:

@@ -74,7 +74,7 @@ def create(path: Path) -> None:
         finally:
             db.close()
         draft.rename(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise LedgerError(
             f"cannot create {path}: {error.strerror}", "Check its folder and the disk."
@@ -217,7 +217,7 @@ def _expected_objects() -> frozenset[tuple[str, str, str | None]]:
         db.close()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Without this a power cut may lose the file's name, and with it the ledger."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

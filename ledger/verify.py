@@ -3,22 +3,30 @@
 Needs nothing but the file, trusts nothing in it, and changes nothing. It may run beside keyd: it sees one
 moment of the ledger. Memory stays small however long the ledger is, because the entries are folded a
 second time into a temporary database, which SQLite spills to disk.
+
+First in bulk (`ledger.quick`), which says that all is well or nothing; then, if it must be, entry by entry, here.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from ledger import chain, projection, schema, store
+from ledger import chain, projection, quick, schema, store
 from ledger.chain import GENESIS, Head, Row
+from ledger.comparison import Comparison
 from ledger.errors import EntryRefused, LedgerError
 
 MAX_PROBLEMS: Final = 100
 """Problems put into words. A ledger with more is replaced, not mended line by line."""
+
+type Progress = Callable[[int, int], None]
+"""Told how many entries of how many have been checked."""
 
 _CHECK_PATH: Final = "Check the path, your permissions, and that the temporary folder has room."
 
@@ -32,6 +40,8 @@ class Verdict:
     """Of the last entry in the file. Compare it with a head kept elsewhere: see docs/ledger-format.md."""
     problems: list[str]
     """In words, with the entry's seq; empty if all is well."""
+    agreed: int = 0
+    """Heads kept elsewhere that the ledger still has."""
 
     @property
     def ok(self) -> bool:
@@ -55,38 +65,55 @@ _COMPARED: Final = (
 )
 
 
-def verify(path: Path) -> Verdict:
-    """Check the ledger at `path` from its first entry. Raises LedgerError if it cannot be read, or is none."""
-    db = sqlite3.connect("", uri=True, isolation_level=None)
+def verify(
+    path: Path, *, against: Iterable[Head] = (), progress: Progress = lambda done, total: None
+) -> Verdict:
+    """Check the ledger at `path` from its first entry, and that it still has the heads of `against`.
+
+    `against` is in ascending order of `seq`. Raises LedgerError if the ledger cannot be read, or is none.
+    """
+    run = _Run(progress)
     try:
-        return _verify(db, path)
+        return _verify(run, path, against)
     except LedgerError as error:
         raise LedgerError(f"cannot verify {path}: {error}", error.hint) from error
     except OSError as error:
         raise LedgerError(f"cannot read {path}: {error.strerror}", _CHECK_PATH) from error
     except sqlite3.Error as error:
         raise LedgerError(f"cannot read {path}: {error}", _CHECK_PATH) from error
-    finally:
-        db.close()
 
 
-def _verify(db: sqlite3.Connection, path: Path) -> Verdict:
+def _verify(run: _Run, path: Path, against: Iterable[Head]) -> Verdict:
     """Damage is a verdict; a file that cannot be read, or is no ledger, is an error."""
-    run = _Run(db)
+    compared = Comparison(against)
     try:
-        _attach(db, path)
-        run.check()
+        with _attached(path) as db:
+            sound = run.check_in_bulk(db)
+            if sound:
+                run.problems += compared.with_ledger(db, run.last)
+        if not sound and not run.unusable:
+            with _attached(path) as db:
+                run.check_carefully(db)
+                run.problems += compared.with_ledger(db, run.last)
     except UnicodeDecodeError:  # Python's, of a message of SQLite's that quotes the file
         run.problem("file: holds text that is not UTF-8")
     except sqlite3.DatabaseError as error:
         if isinstance(error, sqlite3.OperationalError) or error.sqlite_errorcode == sqlite3.SQLITE_NOTADB:
             raise
         run.problem(f"file: {error} (found after entry {run.last.seq})")
-    return Verdict(run.entries, run.last, run.problems)
+    return Verdict(run.entries, run.last, run.problems, compared.agreed)
+
+
+@contextmanager
+def _attached(path: Path) -> Iterator[sqlite3.Connection]:
+    """A temporary database ready for the second fold, with the ledger attached read-only, at one moment of it."""
+    with closing(sqlite3.connect("", uri=True, isolation_level=None)) as db:
+        _attach(db, path)
+        db.execute("BEGIN")
+        yield db
 
 
 def _attach(db: sqlite3.Connection, path: Path) -> None:
-    """Make the temporary database `db` ready for the second fold, and attach the ledger to it, read-only."""
     db.text_factory = lambda text: text.decode(errors="backslashreplace")  # a changed file can hold anything
     db.execute("PRAGMA trusted_schema = OFF")
     db.execute("PRAGMA journal_mode = OFF")  # the second fold is thrown away in any case
@@ -106,45 +133,64 @@ def _attach(db: sqlite3.Connection, path: Path) -> None:
 
 
 class _Run:
-    """One run over a ledger that is attached to `db` as `ledger`; `main` takes the second fold."""
+    """One run over a ledger that is attached to a database as `ledger`; `main` takes the second fold."""
 
-    def __init__(self, db: sqlite3.Connection) -> None:
-        self._db = db
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
         self.entries = 0
         self.last = Head(0, GENESIS)
         self.problems: list[str] = []
+        self.unusable = False
+        """What the tables hold cannot be trusted, nor compared."""
 
     def problem(self, words: str) -> None:
         if len(self.problems) < MAX_PROBLEMS:
-            self.problems.append(_plain(words))
+            self.problems.append(plain(words))
         elif len(self.problems) == MAX_PROBLEMS:
             self.problems.append(f"and more: only the first {MAX_PROBLEMS} problems are listed")
 
-    def check(self) -> None:
-        self._db.execute("BEGIN")  # one moment of the ledger, however long this takes
+    def check_in_bulk(self, db: sqlite3.Connection) -> bool:
+        """Whether all is well. If not, the entries are still to be looked at one by one."""
         try:
-            store.check_tables(self._db, "ledger")
-        except LedgerError as error:  # what other tables hold cannot be trusted, nor compared
+            store.check_tables(db, "ledger")
+        except LedgerError as error:
             self.problem(f"file: {error}")
-            return
-        self.check_pages()
-        self.check_chain()
-        self.check_head()
-        self.check_projection()
+            self.unusable = True
+            return False
+        self.check_pages(db)
+        if self.problems:
+            return False
+        head = quick.is_sound(db, partial(self._report, total=_count(db)))
+        if head is None:
+            return False
+        self.entries, self.last = head.seq, head
+        return True
 
-    def check_pages(self) -> None:
+    def check_carefully(self, db: sqlite3.Connection) -> None:
+        """The same again, in words."""
+        self.check_chain(db)
+        self.check_head(db)
+        self.check_projection(db)
+
+    def check_pages(self, db: sqlite3.Connection) -> None:
         """SQLite's own check: a damaged index gives keyd wrong answers from right rows."""
-        for (message,) in self._db.execute(f"PRAGMA ledger.integrity_check({MAX_PROBLEMS})"):
+        for (message,) in db.execute(f"PRAGMA ledger.integrity_check({MAX_PROBLEMS})"):
             if message != "ok":
                 self.problem(f"file: {' '.join(str(message).split())}")
 
-    def check_chain(self) -> None:
+    def _report(self, done: int, *, total: int) -> None:
+        self._progress(done, max(done, total))
+
+    def check_chain(self, db: sqlite3.Connection) -> None:
         """Check each entry against the one before, and fold it."""
-        rows = self._db.execute(f"{store.SELECT_ROWS} FROM ledger.entries ORDER BY seq")
-        tables = schema.SqlTables(self._db)
+        total = _count(db)
+        rows = db.execute(f"{store.SELECT_ROWS} FROM ledger.entries ORDER BY seq")
+        tables = schema.SqlTables(db)
         for row, entry, problems in chain.check(map(Row._make, rows)):
             self.entries += 1
             self.last = Head(row.seq, row.hash)
+            if self.entries % quick.BATCH == 0:
+                self._report(self.entries, total=total)
             for words in problems:
                 self.problem(words)
             if entry is not None:
@@ -153,9 +199,9 @@ class _Run:
                 except EntryRefused as error:
                     self.problem(f"entry {row.seq}: contradicts the entries before it: {error}")
 
-    def check_head(self) -> None:
+    def check_head(self, db: sqlite3.Connection) -> None:
         """Compare the recorded head with the last entry: a tail that was cut off shows here."""
-        recorded = self._db.execute(f"{store.SELECT_HEAD} FROM ledger.meta").fetchone()
+        recorded = db.execute(f"{store.SELECT_HEAD} FROM ledger.meta").fetchone()
         if recorded is None:
             self.problem("head: missing")
             return
@@ -168,13 +214,13 @@ class _Run:
         elif head.hash != self.last.hash:
             self.problem(f"head: is not the hash of entry {head.seq}")
 
-    def check_projection(self) -> None:
+    def check_projection(self, db: sqlite3.Connection) -> None:
         """Compare every row of the projection with the second fold, in both directions."""
         days = "SELECT l.latest_day, f.latest_day FROM ledger.meta l, main.meta f"
-        for found, folded in self._db.execute(f"{days} WHERE l.latest_day IS NOT f.latest_day"):
+        for found, folded in db.execute(f"{days} WHERE l.latest_day IS NOT f.latest_day"):
             self.problem(f"projection: latest_day is {found}, the entries say {folded}")
         for table in _COMPARED:
-            for words in _differences(self._db, table):
+            for words in _differences(db, table):
                 self.problem(words)
 
 
@@ -204,10 +250,15 @@ def _absent(name: str, keys: str, same_key: str, *, there: str, here: str) -> st
     return f"SELECT {keys} FROM {there}.{name} a WHERE {absent}"  # noqa: S608 - the same
 
 
+def _count(db: sqlite3.Connection) -> int:
+    """How many entries there seem to be, to say how far the check is."""
+    return int(db.execute("SELECT max(seq) FROM ledger.entries").fetchone()[0] or 0)
+
+
 def _words(key: tuple[object, ...]) -> str:
     return " ".join(map(str, key))
 
 
-def _plain(words: str) -> str:
+def plain(words: str) -> str:
     """A changed ledger can hold anything: nothing but printable ASCII of it reaches a terminal."""
     return "".join(c if c.isascii() and c.isprintable() else ascii(c)[1:-1] for c in words)

@@ -29,10 +29,14 @@ from keyd.api.endpoints import (
     Endpoint,
 )
 from keyd.api.ledger import (
+    MAX_HEADS,
     LedgerEntries,
     LedgerEntry,
     LedgerHead,
+    LedgerHeadAt,
     LedgerVerdict,
+    LedgerVerify,
+    SignedHead,
 )
 from keyd.api.payments import (
     Authorization,
@@ -109,6 +113,7 @@ __all__ = [
     "DEFAULT_SOCKET",
     "ENDPOINTS",
     "MAX_BODY",
+    "MAX_HEADS",
     "MAX_OFFERS",
     "MAX_SESSION_S",
     "SESSION_USER",
@@ -137,7 +142,9 @@ __all__ = [
     "LedgerEntries",
     "LedgerEntry",
     "LedgerHead",
+    "LedgerHeadAt",
     "LedgerVerdict",
+    "LedgerVerify",
     "Message",
     "OpenPayment",
     "OpenPayments",
@@ -167,6 +174,7 @@ __all__ = [
     "SessionOpened",
     "SignReply",
     "SignRequest",
+    "SignedHead",
     "Spend",
     "SpendBy",
     "SpendRow",

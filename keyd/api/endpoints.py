@@ -49,6 +49,7 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = {
     "kek_rotate": Endpoint("POST", "/wallet/rotate-kek", frozenset({Role.ADMIN})),
     "ledger_entries": Endpoint("GET", "/ledger/entries", frozenset({Role.ADMIN})),
     "ledger_head": Endpoint("GET", "/ledger/head", frozenset({Role.ADMIN, Role.RECONCILER})),
+    "ledger_checkpoint": Endpoint("POST", "/ledger/checkpoint", frozenset({Role.ADMIN, Role.RECONCILER})),
     "ledger_verify": Endpoint("POST", "/ledger/verify", frozenset({Role.ADMIN})),
 }
 """Every endpoint and who may call it. A role that is not named is refused with `role_insufficient`."""

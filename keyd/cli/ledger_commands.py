@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,11 +13,16 @@ from keyd.cli.context import Invocation, invocation
 from keyd.cli.errors import CliError, report
 from keyd.cli.render import entry_moment, escaped, usd_of_micros
 from keyd.client import KeydClient
+from ledger import kept
+from ledger.chain import Head
 from ledger.errors import LedgerError
+from ledger.export import FORMATS, Period, export_file
+from ledger.note import Key
+from ledger.progress import Progress
 from ledger.verify import verify as verify_file
 
 PAGE = 500  # entries asked for at once: a page of the largest entries stays within a few megabytes
-VERIFY_TIMEOUT_S = 3600.0  # keyd reads every entry: about ten seconds for a million
+LONG_TIMEOUT_S = 3600.0  # keyd reads every entry: half a minute for a million
 
 
 @click.group()
@@ -31,16 +37,26 @@ def ledger() -> None:
     type=click.Path(path_type=Path),
     help="Check this ledger file instead of asking keyd; works without keyd.",
 )
+@click.option(
+    "--against",
+    metavar="HEAD",
+    multiple=True,
+    help="A head kept elsewhere: a file of signed notes, NUMBER:HASH, or an export in JSONL. Repeatable.",
+)
+@click.option("--key", metavar="VKEY", help="Check that the heads are signed by this key.")
 @invocation
-def verify(run: Invocation, file: Path | None) -> None:
+def verify(run: Invocation, file: Path | None, against: tuple[str, ...], key: str | None) -> None:
     """Check the hash chain from the first entry, and that the budget tables follow from the entries.
 
-    Keep the head that is printed: whoever knows it can later tell a ledger whose end was cut off or
-    that was rewritten as a whole, which the chain alone cannot show.
+    The chain alone cannot show that its end was cut off or that it was rewritten as a whole. A head kept
+    elsewhere shows it: signed ones are in the journal of osmoda-keyd, and `--against` compares.
     """
-    verdict = (
-        run.ask(KeydClient.ledger_verify, timeout_s=VERIFY_TIMEOUT_S) if file is None else _offline(file)
-    )
+    heads = _kept(against, key)
+    if file is not None:
+        verdict = _offline(file, heads)
+    else:
+        asked = api.LedgerVerify(against=_few(heads))
+        verdict = run.ask(lambda keyd: keyd.ledger_verify(asked), timeout_s=LONG_TIMEOUT_S)
     if not verdict.ok:
         for problem in verdict.problems:
             report(problem)
@@ -50,6 +66,57 @@ def verify(run: Invocation, file: Path | None) -> None:
         )
     click.echo(f"{click.style('ledger verified', fg='green')}: {verdict.entries} entries")
     click.echo(f"head: {verdict.entries} {verdict.head}")
+    if heads:
+        click.echo(f"heads kept elsewhere: {verdict.agreed} agree{', signatures good' if key else ''}")
+
+
+@ledger.command("key")
+@invocation
+def show_key(run: Invocation) -> None:
+    """Show the public key that signs heads of this ledger, as a verifier key of C2SP signed-note.
+
+    Keep it with the heads: `keyctl ledger verify --against HEAD --key VKEY` checks their signatures by it.
+    """
+    head = run.ask(KeydClient.ledger_head)
+    if head.key is None:
+        raise CliError("this keyd signs no heads", "update osmoda-keyd")
+    click.echo(escaped(head.key))
+
+
+@ledger.command()
+@invocation
+def checkpoint(run: Invocation) -> None:
+    """Sign a head of everything up to now, and print it: a C2SP signed note to keep elsewhere.
+
+    keyd signs one every ten minutes or thousand entries, and when it stops, into ledger.heads and the journal.
+    """
+    click.echo(run.ask(KeydClient.ledger_checkpoint).note, nl=False)
+
+
+@ledger.command()
+@click.option("--format", "form", type=click.Choice(list(FORMATS)), required=True, help="What to write.")
+@click.option("--since", metavar="DAY", help="First UTC day, YYYY-MM-DD.")
+@click.option("--until", metavar="DAY", help="Last UTC day, YYYY-MM-DD.")
+@click.option(
+    "--file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="This ledger file instead of that of keyd.toml.",
+)
+@invocation
+def export(run: Invocation, form: str, since: str | None, until: str | None, file: Path | None) -> None:
+    """Write the ledger to standard output: entries (jsonl), or payments for accounts (csv, beancount).
+
+    Reads the ledger file itself, beside a running keyd or without one: run it as root or as keyd's user.
+    JSON lines hold every entry with its hash: `python -m ledger verify` checks them, and
+    `python -m ledger import` makes a ledger of them again.
+    """
+    try:
+        period = Period.parse(since, until)
+        for text in export_file(file or run.settings().ledger_file, form, period):
+            click.echo(text, nl=False)
+    except LedgerError as error:
+        raise CliError(str(error), error.hint or None) from error
 
 
 @ledger.command()
@@ -94,9 +161,27 @@ def entry_line(entry: api.LedgerEntry) -> str:
     return escaped("  ".join([entry_moment(entry.ts), f"{entry.type:<23}", *filter(None, cells)]).rstrip())
 
 
-def _offline(file: Path) -> api.LedgerVerdict:
+def _kept(against: tuple[str, ...], key: str | None) -> list[Head]:
+    """The heads that --against names. Raises CliError."""
     try:
-        result = verify_file(file)
+        return kept.heads(against, None if key is None else Key.parse(key))
+    except LedgerError as error:
+        raise CliError(str(error), error.hint or None) from error
+
+
+def _few(heads: list[Head]) -> list[api.LedgerHeadAt]:
+    if len(heads) > api.MAX_HEADS:
+        raise CliError(
+            f"{len(heads)} heads are too many for one question (at most {api.MAX_HEADS})",
+            "compare offline: `keyctl ledger verify --file LEDGER --against …`",
+        )
+    return [api.LedgerHeadAt(seq=head.seq, hash=head.hash.hex()) for head in heads]
+
+
+def _offline(file: Path, heads: list[Head]) -> api.LedgerVerdict:
+    try:
+        with Progress(wanted=sys.stderr.isatty()) as progress:
+            result = verify_file(file, against=heads, progress=progress)
     except LedgerError as error:
         raise CliError(str(error), error.hint or None) from error
     return api.LedgerVerdict(
@@ -104,4 +189,5 @@ def _offline(file: Path) -> api.LedgerVerdict:
         entries=result.entries,
         head=result.head.hash.hex(),
         problems=result.problems,
+        agreed=result.agreed,
     )

@@ -6,8 +6,11 @@ import asyncio
 from typing import Final
 
 from keyd import api
-from keyd.http import Handlers, Request, Response, number, respond
+from keyd.heads import Heads
+from keyd.http import Handlers, Request, Response, number, parse, respond
 from keyd.views import ledger_entry
+from ledger.chain import Head
+from ledger.errors import LedgerError
 from ledger.log import Ledger
 from ledger.verify import verify
 
@@ -16,14 +19,16 @@ MAX_ENTRIES: Final = 1000
 
 
 class LedgerRoutes:
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, heads: Heads | None) -> None:
         self._ledger = ledger
+        self._heads = heads
 
     def handlers(self) -> Handlers:
         """By the names of `keyd.api.ENDPOINTS`."""
         return {
             "ledger_entries": self.ledger_entries,
             "ledger_head": self.ledger_head,
+            "ledger_checkpoint": self.ledger_checkpoint,
             "ledger_verify": self.ledger_verify,
         }
 
@@ -35,16 +40,27 @@ class LedgerRoutes:
 
     async def ledger_head(self, request: Request) -> Response:
         head = self._ledger.head()
-        return respond(api.LedgerHead(seq=head.seq, hash=head.hash.hex()))
+        key, note = (None, None) if self._heads is None else (str(self._heads.key), self._heads.newest)
+        return respond(api.LedgerHead(seq=head.seq, hash=head.hash.hex(), key=key, note=note))
+
+    async def ledger_checkpoint(self, request: Request) -> Response:
+        if self._heads is None:
+            raise LedgerError("this keyd signs no heads")
+        return respond(api.SignedHead(note=await self._heads.sign()))
 
     async def ledger_verify(self, request: Request) -> Response:
+        asked = (
+            await parse(request, api.LedgerVerify) if await request.body() else api.LedgerVerify(against=[])
+        )
+        heads = sorted(Head(head.seq, bytes.fromhex(head.hash)) for head in asked.against)
         # In a thread: a long ledger takes seconds, and payments go on meanwhile.
-        verdict = await asyncio.to_thread(verify, self._ledger.path)
+        verdict = await asyncio.to_thread(verify, self._ledger.path, against=heads)
         return respond(
             api.LedgerVerdict(
                 ok=verdict.ok,
                 entries=verdict.entries,
                 head=verdict.head.hash.hex(),
                 problems=verdict.problems,
+                agreed=verdict.agreed,
             )
         )

@@ -7,7 +7,6 @@ import json
 import tempfile
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +77,7 @@ class DictTables:
 
     def rows(self) -> dict[str, list[tuple[Any, ...]]]:
         return {
-            "payments": sorted(astuple(payment) for payment in self.payments.values()),
+            "payments": sorted(map(tuple, self.payments.values())),
             "spend": sorted((*key, *sums) for key, sums in self.spend.items()),
             "spend_total": sorted((*key, *sums) for key, sums in self.total.items()),
             "payment_entries": sorted(self.stories),
@@ -533,7 +532,7 @@ def test_what_was_settled_delivered_or_proven_stays_so(
                 assert new.state == "settled"
             # what was signed is never rewritten
             changed = {name: getattr(old, name) for name in ("state", "delivered", "proven", "last_seq")}
-            assert replace(new, **changed) == old
+            assert new._replace(**changed) == old
 
 
 class SqlAgainstDict(RuleBasedStateMachine):

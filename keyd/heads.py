@@ -1,0 +1,157 @@
+"""Signed heads of the ledger: when they are made, where they are kept, and the check at start that they still hold.
+
+A head in the file beside the ledger shows accidents: a ledger that was restored from an older copy, or comes from
+another machine. Against somebody who may write both it takes a head that was carried away: from the journal, or
+pushed by the reconciler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from keyd.files import sync_directory
+from keyd.headkey import HeadKey
+from ledger import note
+from ledger.chain import GENESIS, Head
+from ledger.errors import LedgerError, LedgerUnavailable, NoteRefused
+from ledger.log import Ledger
+from ledger.note import Checkpoint
+from ledger.transaction import Transaction
+
+EVERY_ENTRIES: Final = 1000
+"""Entries after which a head is due: some hundreds of payments, so a rewriting is narrowed down to those."""
+EVERY_S: Final = 600.0
+"""Seconds after which one is due, if there are new entries: what an attacker has to be quicker than."""
+LOOK_EVERY_S: Final = 10.0
+"""Between two looks at the ledger: reading its head takes microseconds."""
+
+_log = structlog.get_logger("keyd.heads")
+
+
+class Heads:
+    """The signed heads of one ledger, in an append-only file of notes."""
+
+    def __init__(self, ledger: Ledger, key: HeadKey, file: Path) -> None:
+        """Raises LedgerError if the newest head in `file` is not one of this ledger."""
+        self._ledger = ledger
+        self._key = key
+        self._file = file
+        self._signing = asyncio.Lock()
+        self.newest: str | None = _newest(file)
+        self._head = Head(0, GENESIS) if self.newest is None else self._check(self.newest)
+
+    @property
+    def key(self) -> note.Key:
+        """Who checks heads needs this."""
+        return self._key.key
+
+    async def sign(self) -> str:
+        """A signed head of everything up to now; the newest one again if nothing was appended since.
+
+        Its own entry, `ledger.checkpoint`, is the last that it covers. Raises LedgerError.
+        """
+        async with self._signing:  # two at a time could write their notes in the wrong order
+            head = await asyncio.wrap_future(self._ledger.transact(self._record))
+            if self.newest is not None and head == self._head:
+                return self.newest
+            signed = self._key.sign(Checkpoint(self.key.name, head.seq, head.hash))
+            await asyncio.to_thread(_append, self._file, signed)
+            self.newest, self._head = signed, head
+            _log.info("ledger.checkpoint", note=signed)  # the journal is out of reach of keyd's user
+            return signed
+
+    async def keep_signing(self, clock: Callable[[], float]) -> None:
+        """Signs whenever it is due; runs until it is cancelled. `clock` in monotonic seconds."""
+        signed_at = clock()
+        while True:
+            await asyncio.sleep(LOOK_EVERY_S)
+            try:
+                new = self._ledger.head().seq - self._head.seq
+            except LedgerError:  # keyd refuses payments meanwhile, and says why
+                continue
+            if new >= EVERY_ENTRIES or (new and clock() - signed_at >= EVERY_S):
+                await self.sign_if_possible()
+                signed_at = clock()
+
+    async def sign_if_possible(self) -> None:
+        """Signs, or says in the journal why not: neither payments nor stopping wait for a head."""
+        try:
+            await self.sign()
+        except LedgerError as error:
+            _log.warning("ledger.checkpoint.failed", error=str(error), hint=error.hint)
+
+    def _record(self, tx: Transaction) -> Head:
+        if tx.head != self._head:
+            tx.append("ledger.checkpoint", "keyd", {"key": str(self.key)})
+        return tx.head
+
+    def _check(self, newest: str) -> Head:
+        """Signing two histories would make every head worthless; going on with an older ledger, its budget too."""
+        try:
+            head = note.read(newest, self.key).head
+        except NoteRefused as error:
+            raise LedgerError(
+                f"the newest head in {self._file} is not of this keyd: {error}",
+                f"see where {self._file} comes from; move it away to go on without it",
+            ) from error
+        if head.seq == 0:
+            return head
+        hash_ = self._ledger.read(
+            lambda db: db.execute("SELECT hash FROM entries WHERE seq = ?", (head.seq,)).fetchone()
+        )
+        if hash_ == (head.hash,):
+            return head
+        found = self._ledger.head().seq
+        what = (
+            f"has {found} entries, but keyd signed a head of {head.seq}: it is an older copy, or its end was cut off"
+            if found < head.seq
+            else f"has another entry {head.seq} than the one keyd signed: it is another ledger, or was rewritten"
+        )
+        raise LedgerError(
+            f"{self._ledger.path} {what}",
+            f"put the right ledger back; to accept the loss of what it lacks, move {self._file} away",
+        )
+
+
+def _newest(file: Path) -> str | None:
+    """The last whole note of `file`; what a crash left half written after it is taken away."""
+    try:
+        content = file.read_text("utf-8")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise LedgerError(f"{file} is damaged", "move it away for examination") from error
+    notes, torn = note.split(content)
+    if torn:
+        with file.open("rb+") as opened:
+            opened.truncate(len(content.encode()) - len(torn.encode()))
+            os.fsync(opened.fileno())
+    return notes[-1] if notes else None
+
+
+def _append(file: Path, signed: str) -> None:
+    """Adds a note durably, or leaves the file as it was. Raises LedgerUnavailable."""
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+    try:
+        with open(os.open(file, flags, 0o600), "ab", buffering=0) as opened:
+            before = opened.seek(0, os.SEEK_END)
+            try:
+                rest = f"{signed}\n".encode()
+                while rest:  # a full disk takes a part first, and fails with the next
+                    rest = rest[opened.write(rest) :]
+                os.fsync(opened.fileno())
+            except OSError:
+                opened.truncate(before)
+                raise
+        if before == 0:
+            sync_directory(file.parent)
+    except OSError as error:
+        raise LedgerUnavailable(
+            f"the head could not be written to {file}: {error.strerror}", "Free disk space or mend the disk."
+        ) from error
