@@ -67,9 +67,10 @@ type Handler = Callable[[Request], Awaitable[Response]]
 type Handlers = Mapping[str, Handler]
 
 
-async def parse[Parsed: BaseModel](request: Request, model: type[Parsed]) -> Parsed:
+async def parse[Parsed: BaseModel](request: Request, model: type[Parsed], *, empty: bytes = b"") -> Parsed:
+    """The body as a message; no body at all means `empty`. Raises Refused."""
     try:
-        return model.model_validate_json(await request.body())
+        return model.model_validate_json(await request.body() or empty)
     except ValidationError as error:
         raise Refused(Reason.REQUEST_MALFORMED, first_mistake(error), 400) from None
 

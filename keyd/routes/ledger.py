@@ -49,9 +49,7 @@ class LedgerRoutes:
         return respond(api.SignedHead(note=await self._heads.sign()))
 
     async def ledger_verify(self, request: Request) -> Response:
-        asked = (
-            await parse(request, api.LedgerVerify) if await request.body() else api.LedgerVerify(against=[])
-        )
+        asked = await parse(request, api.LedgerVerify, empty=b"{}")
         heads = sorted(Head(head.seq, bytes.fromhex(head.hash)) for head in asked.against)
         # In a thread: a long ledger takes seconds, and payments go on meanwhile.
         verdict = await asyncio.to_thread(verify, self._ledger.path, against=heads)

@@ -48,6 +48,7 @@ def test_every_message_of_the_protocol_has_an_example():
         api.DomainSpend,
         api.CallerSpend,
         api.SpendRow,
+        api.LedgerHeadAt,
         api.BudgetView,
         api.BudgetChange,
         api.Proposal,

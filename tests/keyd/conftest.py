@@ -22,6 +22,8 @@ from keyd.assets import DEFAULT_ASSETS, AssetTable
 from keyd.client import KeydClient
 from keyd.custody import Custody
 from keyd.domains import DomainPattern
+from keyd.headkey import HeadKey
+from keyd.heads import Heads
 from keyd.intent import Intent, from_request
 from keyd.kek import Kek
 from keyd.keystore import Keystore, parse_private_key
@@ -150,6 +152,9 @@ class Rig:
     def policy(self, **changes: Any) -> None:
         self.service.policies.base = replace(self.service.policies.base, **changes)
 
+    def heads(self) -> Heads:
+        return Heads(self.ledger, HeadKey(Secret(bytes(range(32)))), self.path / "ledger.heads")
+
     def view(self) -> api.PolicyView:
         return self.views.policy(self.clock(), wallet=None, default_wallet="default")
 
@@ -218,7 +223,7 @@ class Keyd:
         self.socket = socket
         self._uids: dict[Role, frozenset[int]] = dict.fromkeys(Role, frozenset())
         self.roles = Roles(self._uids, dict.fromkeys(Role, frozenset()))
-        self.server = Server(rig.service, rig.admin, rig.rotation, self.roles, rig.clock)
+        self.server = Server(rig.service, rig.admin, rig.rotation, self.roles, rig.clock, rig.heads())
 
     def grant(self, *roles: Role) -> None:
         for role in Role:

@@ -12,16 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from keyd import headkey, heads
-from keyd.headkey import HeadKey
+from keyd import heads
+from keyd.headkey import HeadKey, HeadKeyFile
 from keyd.heads import Heads
+from keyd.kek import Kek
 from keyd.secret import Secret
 from ledger import kept, note
 from ledger.errors import LedgerError, LedgerUnavailable
 from ledger.log import Ledger
 from ledger.verify import verify
 
-KEK = Secret(bytes(32))
+KEK, OTHER = Kek(bytes(32)), Kek(bytes([1] * 32))
 KEY = HeadKey(Secret(bytes(range(32))))
 
 
@@ -47,6 +48,16 @@ def notes(file: Path) -> list[str]:
     return found
 
 
+def mode(file: Path) -> int:
+    return file.stat().st_mode & 0o777
+
+
+def tear(file: Path) -> None:
+    """Part of the same again, as a crash leaves it."""
+    whole = file.read_bytes()
+    file.write_bytes(whole + whole[:-40])
+
+
 async def test_a_head_covers_everything_and_its_own_entry(ledger: Callable[..., Ledger], file: Path) -> None:
     with closing(ledger("a", "b")) as record:
         signed = await Heads(record, KEY, file).sign()
@@ -54,7 +65,7 @@ async def test_a_head_covers_everything_and_its_own_entry(ledger: Callable[..., 
     assert note.read(signed, KEY.key).head == (3, last.hash)
     assert (last.type, last.data) == ("ledger.checkpoint", {"key": str(KEY.key)})
     assert notes(file) == [signed]
-    assert file.stat().st_mode & 0o777 == 0o600
+    assert mode(file) == 0o600
 
 
 async def test_nothing_new_is_nothing_to_sign(ledger: Callable[..., Ledger], file: Path) -> None:
@@ -85,7 +96,8 @@ async def test_heads_follow_each_other_whoever_asks_for_them_at_once(
 
 
 @pytest.mark.parametrize(
-    ("entries", "seconds", "due"), [(999, 0.0, False), (1000, 0.0, True), (1, 600.0, True), (0, 9999.0, False)]
+    ("entries", "seconds", "due"),
+    [(999, 0.0, False), (1000, 0.0, True), (1, 600.0, True), (0, 9999.0, False)],
 )
 async def test_a_head_is_due_after_so_many_entries_or_seconds(
     ledger: Callable[..., Ledger],
@@ -128,10 +140,13 @@ async def test_an_older_copy_of_the_ledger_is_not_gone_on_with(
     with closing(ledger("b")) as record:
         await Heads(record, KEY, file).sign()
     os.replace(tmp_path / "older", record.path)
-    with closing(ledger()) as record, pytest.raises(LedgerError, match="older copy, or its end was cut off") as caught:
+    with (
+        closing(ledger()) as record,
+        pytest.raises(LedgerError, match="older copy, or its end was cut off") as caught,
+    ):
         Heads(record, KEY, file)
     assert "put the right ledger back" in caught.value.hint
-    file.rename(tmp_path / "away")  # the way out that the hint names
+    os.rename(file, tmp_path / "away")  # the way out that the hint names
     with closing(ledger()) as record:
         assert Heads(record, KEY, file).newest is None
 
@@ -161,14 +176,15 @@ async def test_a_head_that_a_crash_left_half_written_is_taken_away(
 ) -> None:
     with closing(ledger("a")) as record:
         first = await Heads(record, KEY, file).sign()
-        whole = file.read_bytes()
-        file.write_bytes(whole + whole[:-40])
+        tear(file)
         again = Heads(record, KEY, file)
         assert again.newest == first
-        assert file.read_bytes() == whole
+        assert notes(file) == [first]
 
 
-async def test_a_head_that_cannot_be_written_is_no_head(ledger: Callable[..., Ledger], tmp_path: Path) -> None:
+async def test_a_head_that_cannot_be_written_is_no_head(
+    ledger: Callable[..., Ledger], tmp_path: Path
+) -> None:
     with closing(ledger("a")) as record:
         signing = Heads(record, KEY, tmp_path / "missing" / "heads")
         with pytest.raises(LedgerUnavailable, match="could not be written"):
@@ -182,30 +198,47 @@ async def test_a_head_that_cannot_be_written_is_no_head(ledger: Callable[..., Le
 
 def test_the_key_is_made_once_and_opens_with_the_same_key_encryption_key(tmp_path: Path) -> None:
     path = tmp_path / "ledger-key.json"
-    made = headkey.load_or_create(path, KEK, os.urandom)
-    assert headkey.load_or_create(path, KEK, os.urandom).key == made.key
+    file = HeadKeyFile(path, os.urandom)
+    made = file.load_or_create(KEK)
+    assert file.load_or_create(KEK).key == made.key
     assert path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(LedgerError, match="does not open"):
-        headkey.load_or_create(path, Secret(bytes([1] * 32)), os.urandom)
+    with pytest.raises(LedgerError, match="sealed under another key"):
+        file.load_or_create(OTHER)
 
 
 def test_a_changed_key_file_does_not_open(tmp_path: Path) -> None:
     path = tmp_path / "ledger-key.json"
-    headkey.load_or_create(path, KEK, os.urandom)
+    file = HeadKeyFile(path, os.urandom)
+    file.load_or_create(KEK)
     document = json.loads(path.read_text())
-    for name, value in {"name": "osmoda-ledger/0", "ciphertext": "00" * 48, "nonce": "", "version": 2}.items():
-        path.write_text(json.dumps(document | {name: value}))
+    [seal] = document["seals"]
+    for change in (
+        {"name": "osmoda-ledger/0"},
+        {"version": 2},
+        {"seals": []},
+        {"seals": [seal | {"ciphertext": "00" * 48}]},
+        {"seals": [seal | {"nonce": ""}]},
+    ):
+        path.write_text(json.dumps(document | change))
         with pytest.raises(LedgerError):
-            headkey.load_or_create(path, KEK, os.urandom)
+            file.load_or_create(KEK)
 
 
-def test_the_key_can_be_wrapped_anew(tmp_path: Path) -> None:
-    path, other = tmp_path / "ledger-key.json", Secret(bytes([1] * 32))
-    made = headkey.load_or_create(path, KEK, os.urandom)
-    path.write_bytes(headkey.rewrap(path, KEK, other, os.urandom))
-    assert headkey.load_or_create(path, other, os.urandom).key == made.key
+def test_while_the_key_encryption_key_changes_both_open_it(tmp_path: Path) -> None:
+    file = HeadKeyFile(tmp_path / "ledger-key.json", os.urandom)
+    made = file.load_or_create(KEK)
+    file.add_seal(KEK, OTHER)
+    file.add_seal(KEK, OTHER)  # a second time after a crash
+    assert file.load_or_create(KEK).key == file.load_or_create(OTHER).key == made.key
+    file.drop_older_seals(KEK)  # what is newer stays
+    assert file.load_or_create(OTHER).key == made.key
+    file.drop_older_seals(OTHER)
+    assert file.load_or_create(OTHER).key == made.key
+    with pytest.raises(LedgerError, match="sealed under another key"):
+        file.load_or_create(KEK)
 
 
 def test_the_key_does_not_show_itself(tmp_path: Path) -> None:
-    made = headkey.load_or_create(tmp_path / "key", Secret(bytes(32)), lambda size: bytes([7]) * size)
-    assert (bytes([7]) * 32).hex() not in repr(made) + str(vars(type(made))) + (tmp_path / "key").read_text()
+    path = tmp_path / "ledger-key.json"
+    made = HeadKeyFile(path, lambda size: bytes([7]) * size).load_or_create(KEK)
+    assert (bytes([7]) * 32).hex() not in repr(made) + path.read_text()
