@@ -82,7 +82,9 @@ class HeadKeyFile:
 
     def _open(self, kek: Kek) -> tuple[Secret, _Seals]:
         content = self._path.read_bytes()
-        hint = "restore it from a backup; or move it away with ledger.heads, and the next start makes a new key"
+        hint = (
+            "restore it from a backup; or move it away with ledger.heads, and the next start makes a new key"
+        )
         try:
             document: dict[str, Any] = json.loads(content)
             seals = {

@@ -34,6 +34,7 @@ from keyd.policies import Policies
 from keyd.policy import Deny, Policy
 from keyd.quotas import SHARES, Quotas, Share
 from keyd.rotation import Rotation
+from keyd.secret import Secret
 from keyd.server import Server
 from keyd.service import Authorized, Service
 from keyd.views import Views
