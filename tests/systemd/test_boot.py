@@ -125,6 +125,28 @@ def test_a_stopped_keyd_is_restarted_by_the_watchdog(boots: Boots) -> None:
     _assert_paid(boots.first["paid_after_watchdog"], "/item/2")
 
 
+def test_egress_is_ready_when_it_serves_and_says_whether_keyd_answers(boots: Boots) -> None:
+    status = boots.first["egress_status"]
+    assert status["with"] == "listens on 127.0.0.1:19999; keyd answers"
+    assert status["without"] == "listens on 127.0.0.1:19999; keyd does not answer, so nothing is paid"
+    assert status["accepts"] == "True"
+
+
+def test_a_hung_egress_is_restarted_by_the_watchdog(boots: Boots) -> None:
+    watchdog = boots.first["egress_watchdog"]
+    assert watchdog["restarts_while_healthy"] == "0"
+    assert "Watchdog timeout" in watchdog["journal"]
+    assert watchdog["after"] != watchdog["before"]
+
+
+def test_two_workers_run_under_full_hardening_and_survive_each_other(boots: Boots) -> None:
+    workers = boots.first["workers"]
+    assert workers["status"] == "2 of 2 workers; listens on 127.0.0.1:19999; keyd answers"
+    assert workers["same"]  # systemd saw nothing
+    assert workers["served"] == 0
+    assert "osmoda_egress_worker_restarts_total 1.0" in workers["metrics"]
+
+
 def test_a_killed_keyd_comes_back_and_remembers_what_was_spent(boots: Boots) -> None:
     assert boots.first["crash"]["after"] != boots.first["crash"]["before"]
     assert boots.first["spent_before_crash"] == boots.first["spent_after_crash"] == "0.002"

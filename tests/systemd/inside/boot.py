@@ -63,13 +63,16 @@ def first_boot(seen: dict[str, Any]) -> None:
     seen["payer"], seen["alice"] = callers(), f"uid:{pwd.getpwnam('alice').pw_uid}"
     seen["sandbox"] = sandbox()
     seen["probes"] = probes()
-    seen["watchdog"] = watchdog()
+    seen["watchdog"] = watchdog("osmoda-keyd")
+    seen["egress_status"] = egress_status()
+    seen["egress_watchdog"] = watchdog("osmoda-egress", restored=proxy_listens)
     seen["paid_after_watchdog"] = pay("alice", "/item/2")
     seen["spent_before_crash"] = spent()
     seen["crash"] = crash()
     seen["spent_after_crash"] = spent()
     seen["strangers"] = refused_peers()
     seen["reconcile"] = reconcile()
+    seen["workers"] = two_workers()
     seen["stream"] = stop_during_a_stream()
 
 
@@ -142,7 +145,6 @@ def configure() -> None:
     replace("/etc/osmoda/keyd.toml", 'daily_budget_usd = "1.00"', 'daily_budget_usd = "0.003"')
     replace("/etc/osmoda/egress.toml", "^listen", 'allow_private = ["127.0.0.1"]\nlisten')
     run("systemctl", "restart", "osmoda-keyd", "osmoda-egress")
-    wait_for(lambda: done("curl", "-s", "-x", PROXY, "http://127.0.0.1:1/")["code"] == 0)  # the proxy listens
     start_seller()
 
 
@@ -221,24 +223,60 @@ def under_hardening_of(unit: str, command: list[str]) -> dict[str, str]:
     return outcomes
 
 
-def watchdog() -> dict[str, Any]:
-    """keyd stops answering; systemd notices. Seconds instead of half a minute, everything else as installed."""
-    drop_in = Path("/run/systemd/system/osmoda-keyd.service.d/fast.conf")
+def watchdog(unit: str, restored: Callable[[], bool] = lambda: True) -> dict[str, Any]:
+    """A daemon hangs; systemd notices. Seconds instead of half a minute, everything else as installed."""
+    drop_in = Path(f"/run/systemd/system/{unit}.service.d/fast.conf")
     drop_in.parent.mkdir(parents=True)
     drop_in.write_text("[Service]\nWatchdogSec=4s\n")
     run("systemctl", "daemon-reload")
-    run("systemctl", "restart", "osmoda-keyd")
-    healthy_for_s = 6.0  # longer than the limit: a keyd that reported nothing would be dead by then
+    run("systemctl", "restart", unit)
+    healthy_for_s = 6.0  # longer than the limit: a daemon that reported nothing would be dead by then
     time.sleep(healthy_for_s)
-    before, restarts = keyd_pid(), show("osmoda-keyd", "NRestarts")
+    before, restarts = main_pid(unit), show(unit, "NRestarts")
     run("kill", "-STOP", str(before))
-    wait_for(lambda: keyd_pid() not in (0, before) and show("osmoda-keyd", "SubState") == "running")
-    after = keyd_pid()
+    wait_for(lambda: main_pid(unit) not in (0, before) and show(unit, "SubState") == "running")
+    after = main_pid(unit)
+    wait_for(restored)
     drop_in.unlink()
     run("systemctl", "daemon-reload")
-    run("systemctl", "restart", "osmoda-keyd")
-    journal = output("journalctl", "-b", "-u", "osmoda-keyd", "-o", "cat")
+    run("systemctl", "restart", unit)
+    journal = output("journalctl", "-b", "-u", unit, "-o", "cat")
     return {"restarts_while_healthy": restarts, "before": before, "after": after, "journal": journal}
+
+
+def egress_status() -> dict[str, str]:
+    """What `systemctl status` says of egress while keyd answers, and while it is stopped."""
+    wait_for(lambda: "keyd answers" in show("osmoda-egress", "StatusText"))
+    with_keyd = show("osmoda-egress", "StatusText")
+    run("systemctl", "stop", "osmoda-keyd.socket", "osmoda-keyd")
+    run("systemctl", "restart", "osmoda-egress")  # returns when it has said READY
+    accepts = str(proxy_listens())
+    without = show("osmoda-egress", "StatusText")
+    run("systemctl", "start", "osmoda-keyd.socket")
+    wait_for(lambda: "keyd answers" in show("osmoda-egress", "StatusText"))
+    return {"with": with_keyd, "without": without, "accepts": accepts}
+
+
+def two_workers() -> dict[str, Any]:
+    """egress as two processes under its hardening, one of them killed, and what they tell Prometheus."""
+    replace("/etc/osmoda/egress.toml", "^listen", 'workers = 2\nmetrics_listen = "127.0.0.1:19998"\nlisten')
+    run("systemctl", "restart", "osmoda-egress")  # returns when both are ready
+    status = show("osmoda-egress", "StatusText")
+    main = show("osmoda-egress", "MainPID")
+    victim = output("pgrep", "-P", main).split()[0]
+    run("kill", "-KILL", victim)
+    code = pay("alice", "/free")["code"]
+    wait_for(lambda: "osmoda_egress_workers_ready 2.0" in metrics())
+    return {
+        "status": status,
+        "served": code,
+        "same": main == show("osmoda-egress", "MainPID"),
+        "metrics": metrics(),
+    }
+
+
+def metrics() -> str:
+    return output("curl", "-s", "http://127.0.0.1:19998/metrics")
 
 
 def crash() -> dict[str, int]:
@@ -315,8 +353,16 @@ def show(unit: str, name: str) -> str:
     return output("systemctl", "show", "--value", "-p", name, unit).strip()
 
 
+def main_pid(unit: str) -> int:
+    return int(show(unit, "MainPID"))
+
+
 def keyd_pid() -> int:
-    return int(show("osmoda-keyd", "MainPID"))
+    return main_pid("osmoda-keyd")
+
+
+def proxy_listens() -> bool:
+    return bool(done("curl", "-s", "-x", PROXY, "http://127.0.0.1:1/")["code"] == 0)
 
 
 def policy() -> dict[str, Any]:
