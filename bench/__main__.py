@@ -21,7 +21,10 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench/results"
 DOCUMENT = ROOT / "docs/benchmarks.md"
 
-MODULES = ("keyd",)
+MODULES = (
+    "keyd",
+    "paid",
+)
 """In the order in which they run. Each is `bench/NAME.py` with `comparisons(stage)`, and has its markers
 `<!-- bench NAME -->` in docs/benchmarks.md. It may have `versions()`: those of its peers."""
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bench.process import Worker
-from bench.signing import DOMAIN, NETWORK
-from demo.programs import ProgramFailed
-from demo.stack import Keyd
+from bench.signing import DOMAIN, NETWORK, SELLER
+from demo.programs import Program, ProgramFailed
+from demo.stack import Egress, Keyd
 
 ROOT = Path(__file__).resolve().parents[1]
 SDK_PYTHON = ROOT / ".cache/bench/venv-sdk/bin/python"
@@ -43,6 +44,28 @@ def keyctl(keyd: Keyd, *arguments: str) -> str:
     if done.returncode != 0:
         raise ProgramFailed(f"keyctl {' '.join(arguments)}: {done.stderr}")
     return done.stdout
+
+
+@contextmanager
+def egress_for(keyd: Keyd) -> Iterator[Egress]:
+    """A running egress beside `keyd`. Sellers are on loopback, which the guard otherwise keeps programs away from."""
+    egress = Egress(keyd.folder, keyd.socket, {"allow_private": ["127.0.0.1"]})
+    egress.start()
+    try:
+        yield egress
+    finally:
+        egress.stop()
+
+
+@contextmanager
+def seller(folder: Path) -> Iterator[str]:
+    """URL of the demo's seller: it checks terms, signature and nonce of each payment, and needs no chain."""
+    command = [sys.executable, "-m", "demo.seller", "--pay-to", SELLER]
+    program = Program("seller", command, folder / "seller.log")
+    try:
+        yield str(program.start()["url"])
+    finally:
+        program.stop()
 
 
 def sdk() -> Worker:
