@@ -122,6 +122,8 @@ class X402Addon:
             reason = exchange.reason or otherwise
             response.headers[EGRESS_HEADER] = f"rejected; reason={reason}"
             _log.info("egress.rejected", host=flow.request.host, port=flow.request.port, reason=str(reason))
+        elif exchange.signed_in:
+            response.headers[EGRESS_HEADER] = "signed-in"
 
     def response(self, flow: http.HTTPFlow) -> None:
         self.live.discard(flow.id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -11,13 +10,14 @@ import structlog
 from mitmproxy import http
 from pydantic import ValidationError
 
-from egress import x402
-from egress.decisions import Challenge, PassOn, Pay, Probe, Repeat
+from egress import signin, x402
+from egress.decisions import Challenge, PassOn, Pay, Probe, Repeat, SignIn
 from egress.exchange import Exchange, Payment
 from egress.fingerprint import fingerprint
 from egress.identity import Asker, Identity
 from egress.origin import connected_origin, names_origin
 from egress.payer import Payer
+from egress.policy import PayablePolicy
 from egress.steering import Wishes
 from keyd import api
 from keyd.client import KeydProtocolError, KeydRefused, KeydUnreachable
@@ -34,13 +34,12 @@ class Buyer:
     """Judges nothing about money: what is paid is keyd's decision."""
 
     def __init__(
-        self, payer: Payer, identity: Identity, may_pay: Callable[[api.Origin], bool], *, flat_dialect: bool
+        self, payer: Payer, identity: Identity, policy: PayablePolicy, *, flat_dialect: bool
     ) -> None:
-        """`may_pay`: whether keyd's policy covers an origin; others are not even asked for their terms.
-        `flat_dialect`: terms in osModa's flat form are terms."""
+        """`flat_dialect`: terms in osModa's flat form are terms."""
         self._payer = payer
         self._identity = identity
-        self._may_pay = may_pay
+        self._policy = policy
         self._flat_dialect = flat_dialect
 
     async def decide(self, challenge: Challenge) -> PassOn | Repeat:
@@ -55,10 +54,15 @@ class Buyer:
         except x402.X402Error as error:
             _log.info("egress.terms_missing", origin=str(origin), fault=str(error))
             return self._without_terms(flow, origin)
+        who = await self._identity.asker(flow)
+        if (proof := await self._sign_in(flow, stated, origin, who)) is not None:
+            exchange.signed_in = True
+            return SignIn(origin, proof)
+        if not stated.accepts:
+            return PassOn(Reason.TERMS_MISSING)
         required = x402.sendable(replace(stated, accepts=stated.accepts[: api.MAX_OFFERS]))
         if required is None:
             return PassOn(Reason.PAYMENT_HEADER_TOO_LONG)
-        who = await self._identity.asker(flow)
         try:
             request = sign_request(
                 flow.request, challenge.request_body, origin, exchange.wishes, who, required
@@ -85,10 +89,39 @@ class Buyer:
         asked_for_json = request.headers.get("accept", "").strip().lower() == Probe.header.value
         if exchange.probed or not shown_a_page or asked_for_json or request.method not in _SAFE:
             return PassOn(Reason.TERMS_MISSING)
-        if not self._may_pay(origin):
+        if not self._policy.covers(origin):  # nobody could pay there, whatever it asks for
             return PassOn(Reason.TERMS_MISSING)
         exchange.probed = True
         return Probe(origin)
+
+    async def _sign_in(
+        self, flow: http.HTTPFlow, stated: x402.PaymentRequired, origin: api.Origin, who: Asker
+    ) -> x402.Header | None:
+        """The header that lets the request in without a payment; None if there is none, and it has to be paid.
+
+        Once for each request: a server that has refused it will refuse the next one, too.
+        """
+        asked = signin.challenge(stated.extensions)
+        if asked is None or Exchange.of(flow).signed_in or signin.HEADER in flow.request.headers:
+            return None
+        if not self._policy.may_sign_in(origin):
+            return None
+        try:
+            request = api.SignInRequest(
+                origin=origin,
+                method=flow.request.method,
+                path=_path(flow.request),
+                caller=who.caller,
+                session=who.session,
+                info=asked.info,
+                supported_chains=asked.supported_chains,
+            )
+            return signin.header((await self._payer.sign_in(request)).proof)
+        except KeydRefused as refused:
+            _log.info("egress.signin.refused", origin=str(origin), reason=refused.refusal.code)
+        except (KeydUnreachable, KeydProtocolError, ValidationError):
+            _log.info("egress.signin.failed", origin=str(origin))
+        return None
 
     async def _ask_keyd(
         self, request: api.SignRequest, required: x402.PaymentRequired, origin: api.Origin
@@ -125,11 +158,11 @@ def sign_request(
     required: x402.PaymentRequired,
 ) -> api.SignRequest:
     """What keyd is asked. Raises pydantic.ValidationError, for example for an X-402-Intent of no length."""
-    path, resource_url = _text(request.path), required.resource_url
+    resource_url = required.resource_url
     return api.SignRequest(
         origin=origin,
         method=request.method,
-        path=path.partition("?")[0][:2048],
+        path=_path(request),
         fingerprint=fingerprint(request.method, f"{origin}{request.path}", body),
         intent=wishes.intent,
         caller=who.caller,
@@ -148,6 +181,11 @@ def _unfit(error: ValidationError) -> Reason:
     """A limit that keyd would not even be told of refuses as one that it cannot read."""
     by_app = {"intent", "max_spend", "prefer"}.intersection(fault["loc"][0] for fault in error.errors())
     return Reason.APP_LIMIT_MALFORMED if by_app else Reason.REQUEST_MALFORMED
+
+
+def _path(request: http.Request) -> str:
+    """Without the query, as keyd records it."""
+    return _text(request.path).partition("?")[0][:2048]
 
 
 def _text(value: str) -> str:

@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 import structlog
 
-from keyd.api import OutcomeReport, SignReply, SignRequest
+from keyd.api import OutcomeReport, SignInReply, SignInRequest, SignReply, SignRequest
 from keyd.client import KeydClient, KeydProtocolError, KeydRefused, KeydUnreachable
 
 REPORT_RETRY_DELAYS_S: Final = (0.2, 1.0, 3.0)
@@ -53,6 +53,10 @@ class Payer:
             return await self._keyd.sign(request)
         finally:
             self._on_answer(time.perf_counter() - asked)
+
+    async def sign_in(self, request: SignInRequest) -> SignInReply:
+        """Raises KeydUnreachable, KeydRefused, KeydProtocolError."""
+        return await self._keyd.sign_in(request)
 
     def report(self, fingerprint: str, report: OutcomeReport) -> None:
         """Send `report` in the background: no application waits for it."""

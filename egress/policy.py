@@ -30,6 +30,7 @@ class PayablePolicy:
         self._on_contact = on_contact
         self._entries: list[str] | None = None
         self._patterns: tuple[DomainPattern, ...] = ()
+        self._signin: frozenset[str] = frozenset()
         self._reachable: bool | None = None
 
     def covers(self, origin: Origin) -> bool:
@@ -40,16 +41,22 @@ class PayablePolicy:
         """Whether keyd answered the last time; None before the first."""
         return self._reachable
 
+    def may_sign_in(self, origin: Origin) -> bool:
+        """Whether keyd could be asked to sign in there. It decides, each time."""
+        return str(origin).removeprefix("https://") in self._signin
+
     async def refresh(self) -> None:
         """Ask keyd once. If it does not answer, the last known list stays."""
         try:
-            entries = (await self._keyd.policy()).allowed_domains
+            view = await self._keyd.policy()
         except (KeydUnreachable, KeydRefused, KeydProtocolError) as error:
             if self._reachable is not False:
                 _log.warning("egress.policy.unavailable", error=str(error))
             self._note_contact(answers=False)
             return
         self._note_contact(answers=True)
+        self._signin = frozenset(view.signin_domains)
+        entries = view.allowed_domains
         if entries != self._entries:
             self._entries = entries
             self._patterns = tuple(_parsed(entries))

@@ -88,9 +88,7 @@ class Egress:
             {caller.name: bytes.fromhex(caller.token_sha256) for caller in settings.callers},
             look_for_process=settings.identify == "process",
         )
-        buyer = Buyer(
-            self._payer, self._identity, self.policy.covers, flat_dialect=settings.x402.flat_dialect
-        )
+        buyer = Buyer(self._payer, self._identity, self.policy, flat_dialect=settings.x402.flat_dialect)
         self._x402 = X402Addon(
             buyer,
             self._payer,

@@ -66,7 +66,7 @@ class PaymentRequired:
 
     version: Literal[1, 2]
     accepts: tuple[Any, ...]
-    """PaymentRequirements as received, not judged, at least one."""
+    """PaymentRequirements as received, not judged. None: only an extension is offered."""
     resource: Mapping[str, Any] | None = None
     extensions: Mapping[str, Any] | None = None
     error: str | None = None
@@ -79,7 +79,7 @@ class PaymentRequired:
         stated: Any = None
         if self.resource is not None:
             stated = self.resource.get("url")
-        elif isinstance(first := self.accepts[0], dict):
+        elif self.accepts and isinstance(first := self.accepts[0], dict):
             stated = first.get("resource")
         return stated if isinstance(stated, str) else None
 
@@ -191,9 +191,10 @@ def _payment_required(value: Any, *, default_version: Literal[2] | None) -> Paym
     if isinstance(version, bool) or version not in (1, 2):
         raise X402Error("unknown x402Version")
     accepts = value.get("accepts")
-    if not isinstance(accepts, list) or not accepts:
-        raise X402Error("no accepts")
     resource, extensions, error = value.get("resource"), value.get("extensions"), value.get("error")
+    # A route that is open to past payers alone may offer nothing but an extension.
+    if not isinstance(accepts, list) or not (accepts or extensions):
+        raise X402Error("no accepts")
     return PaymentRequired(
         version=1 if version == 1 else 2,
         accepts=tuple(accepts),

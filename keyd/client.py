@@ -57,6 +57,9 @@ class KeydClient:
     async def quote(self, request: api.QuoteRequest) -> api.Quote:
         return await self._call("quote", api.Quote, request)
 
+    async def sign_in(self, request: api.SignInRequest) -> api.SignInReply:
+        return await self._call("signin", api.SignInReply, request)
+
     async def outcome(self, report: api.OutcomeReport) -> api.OutcomeReply:
         return await self._call("outcome", api.OutcomeReply, report)
 

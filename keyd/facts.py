@@ -22,6 +22,8 @@ class Kind(StrEnum):
     """domain, method and path → micro-USD of the first payment"""
     TROUBLE = "trouble"
     """domain → payments in a row that were not delivered or not proven"""
+    CUSTOMER = "customer"
+    """domain → label of the wallet that it took money from last: who can sign in there"""
     PENDING = "pending"
     """approval or proposal id → what waits for a person"""
     APPROVAL = "approval"

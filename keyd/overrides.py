@@ -41,11 +41,13 @@ class Overrides:
     allow: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
     only: tuple[str, ...] | None = None
+    signin: tuple[str, ...] = ()
+    """Domains where we may sign in."""
     budgets: tuple[BudgetRule, ...] = ()
 
     def size(self) -> int:
         """Domains and budgets, all together."""
-        return len(self.allow) + len(self.deny) + len(self.only or ()) + len(self.budgets)
+        return len(self.allow) + len(self.deny) + len(self.only or ()) + len(self.signin) + len(self.budgets)
 
     def as_document(self) -> Document:
         """For the ledger and for overrides.toml: only what is set, money as decimal strings."""
@@ -61,7 +63,12 @@ class Overrides:
                 document[name] = format_usd(micros)
         if self.payments_per_minute is not None:
             document["payments_per_minute"] = self.payments_per_minute
-        for name, domains in (("allow", self.allow), ("deny", self.deny), ("only", self.only)):
+        for name, domains in (
+            ("allow", self.allow),
+            ("deny", self.deny),
+            ("only", self.only),
+            ("signin", self.signin),
+        ):
             if domains or (name == "only" and domains is not None):
                 document[name] = list(domains)
         if self.budgets:
@@ -82,6 +89,7 @@ class Overrides:
             allow=tuple(document.get("allow", ())),
             deny=tuple(document.get("deny", ())),
             only=None if only is None else tuple(only),
+            signin=tuple(document.get("signin", ())),
             budgets=tuple(
                 BudgetRule(rule.get("domain"), rule.get("caller"), parse_usd(rule["daily_usd"]))
                 for rule in document.get("budgets", ())
@@ -112,6 +120,11 @@ class Overrides:
             allow=_merged(self.allow, add=allow, remove=deny),
             deny=_merged(self.deny, add=deny, remove=allow),
             only=self.only if patch.only is None else tuple(_normal(text) for text in patch.only),
+            signin=_merged(
+                self.signin,
+                add=[one_domain(text) for text in patch.signin_allow],
+                remove=[one_domain(text) for text in patch.signin_deny],
+            ),
             budgets=tuple(budgets.values()),
         )
 
@@ -130,6 +143,7 @@ def apply(base: Policy, overrides: Overrides) -> Policy:
         allowed_domains=base.allowed_domains + _patterns(overrides.allow),
         denied_domains=base.denied_domains + _patterns(overrides.deny),
         only_domains=base.only_domains if only is None else _patterns(only),
+        signin_domains=overrides.signin,
         budgets=tuple(rules.values()),
     )
 
@@ -172,6 +186,9 @@ def _widenings(before: Policy, after: Policy) -> Iterator[str]:
     for pattern in after.allowed_domains:
         if pattern not in before.allowed_domains:
             yield f"allows {pattern}"
+    for domain in after.signin_domains:
+        if domain not in before.signin_domains:
+            yield f"lets wallets sign in to {domain}"
     for pattern in before.denied_domains:
         if pattern not in after.denied_domains:
             yield f"no longer denies {pattern}"

@@ -74,6 +74,8 @@ class Policy:
     pin: bool = True
     pin_price_factor_milli: int = 2000
     """How far a price may rise above the first one, in thousandths: 2000 is twice."""
+    signin_domains: tuple[str, ...] = ()
+    """Domains, as `Intent.domain` spells them, where we may sign in instead of paying."""
     approve_above: int | None = None
     approve_first_seen: bool = False
     quarantine_after: int | None = 10

@@ -24,6 +24,9 @@ class Reason(StrEnum):
     # keyd: the whole request
     CALLER_UNKNOWN = "caller_unknown"
     CALLER_NOT_ALLOWED = "caller_not_allowed"
+    SIGNIN_NOT_ALLOWED = "signin_not_allowed"
+    SIGNIN_NEVER_PAID = "signin_never_paid"
+    SIGNIN_UNSUITABLE = "signin_unsuitable"
     SESSION_INVALID = "session_invalid"
     X402_DISABLED = "x402_disabled"
     DOMAIN_NOT_ALLOWED = "domain_not_allowed"
@@ -199,6 +202,18 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.APPROVAL_REQUIRED: Explanation(
         "This payment needs a person's approval: it is above the threshold, or the first to this host.",
         "`keyctl x402 pending` shows it; after `keyctl x402 approve ID` the program's next try goes through.",
+    ),
+    Reason.SIGNIN_NOT_ALLOWED: Explanation(
+        "The host offers access to whoever signs in, and signing in there is not allowed.",
+        "If it should be, an administrator allows it with `keyctl x402 signin allow DOMAIN`; until then it is paid.",
+    ),
+    Reason.SIGNIN_NEVER_PAID: Explanation(
+        "No payment to this host is on record, so there is no wallet that it could know.",
+        "Nothing to do: after the first payment the same wallet signs in.",
+    ),
+    Reason.SIGNIN_UNSUITABLE: Explanation(
+        "The host's challenge is not bound to its own origin, not fresh, or on no network that is allowed.",
+        "Report it to the host if it lasts; until then it is paid.",
     ),
     Reason.WALLET_MISSING: Explanation(
         "There is no wallet with the label that should pay.",

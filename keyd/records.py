@@ -159,12 +159,23 @@ def proven(db: sqlite3.Connection, payment: Payment, found: api.ChainEvidence, s
     return data
 
 
-def trouble_facts(db: sqlite3.Connection, domain: str, found: Evidence) -> Data:
+def outcome_facts(db: sqlite3.Connection, payment: Payment, found: Evidence) -> Data:
+    """What an outcome says about the host, beside the payment."""
+    changes: list[facts.Fact] = []
+    if payment.state == "signed":  # its first outcome; later ones say nothing new about the host
+        changes += _trouble_facts(db, payment.domain, found)
+    paid = found.delivered or found.state == "settled"
+    if paid and facts.get(db, Kind.CUSTOMER, payment.domain) != payment.wallet:
+        changes.append(facts.put(Kind.CUSTOMER, payment.domain, payment.wallet))
+    return {"facts": changes} if changes else {}
+
+
+def _trouble_facts(db: sqlite3.Connection, domain: str, found: Evidence) -> list[facts.Fact]:
     """Counts payments in a row that were not delivered or not proven; one good one ends the row. What never reached
     the host says nothing about it."""
     if found.not_sent:
-        return {}
+        return []
     before = facts.get(db, Kind.TROUBLE, domain)
     if not (found.delivered and found.state == "settled"):
-        return {"facts": [facts.put(Kind.TROUBLE, domain, (before or 0) + 1)]}
-    return {} if before is None else {"facts": [facts.put(Kind.TROUBLE, domain, None)]}
+        return [facts.put(Kind.TROUBLE, domain, (before or 0) + 1)]
+    return [] if before is None else [facts.put(Kind.TROUBLE, domain, None)]

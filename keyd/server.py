@@ -27,9 +27,11 @@ from keyd.routes.ledger import LedgerRoutes
 from keyd.routes.payments import PaymentRoutes
 from keyd.routes.policy import PolicyRoutes
 from keyd.routes.sessions import SessionRoutes
+from keyd.routes.signin import SignInRoutes
 from keyd.routes.wallets import WalletRoutes
 from keyd.service import Service
 from keyd.sessions import Sessions
+from keyd.signins import SignIns
 from keyd.views import Views
 from ledger.errors import LedgerError
 
@@ -74,6 +76,7 @@ class Server:
             **SessionRoutes(self.service, self.sessions, self._roles, self._clock).handlers(),
             **WalletRoutes(self.service.custody, self.rotation, self.views, self._clock).handlers(),
             **LedgerRoutes(self.service.ledger, self._heads).handlers(),
+            **SignInRoutes(SignIns(self.service)).handlers(),
         }
 
     # -- every request ------------------------------------------------------------------------------------

@@ -157,9 +157,7 @@ class Service:
             return Deny(Reason.PAYMENT_UNKNOWN, f"payment {report.payment_id}")
         signed = Signed(payment.authorization.from_, payment.network, payment.amount)
         found = evidence.weigh(signed, report)
-        data = records.outcome(payment, report, found)
-        if payment.state == "signed":  # its first outcome; later ones say nothing new about the host
-            data |= records.trouble_facts(tx.db, payment.domain, found)
+        data = records.outcome(payment, report, found) | records.outcome_facts(tx.db, payment, found)
         tx.append(f"x402.payment.{found.state}", str(peer), data)
         return _state_of(tx, payment)
 

@@ -46,6 +46,7 @@ class Views:
             allowed_domains=[str(pattern) for pattern in policy.allowed_domains],
             denied_domains=[str(pattern) for pattern in policy.denied_domains],
             only_domains=None if policy.only_domains is None else [str(p) for p in policy.only_domains],
+            signin_domains=list(policy.signin_domains),
             callers=sorted(policy.callers),
             networks=sorted(policy.networks),
             assets=sorted(str(asset) for asset in payable_assets(policy)),

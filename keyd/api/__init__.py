@@ -90,6 +90,12 @@ from keyd.api.sessions import (
     SessionOpen,
     SessionOpened,
 )
+from keyd.api.signin import (
+    MAX_CHAINS,
+    SignInProof,
+    SignInReply,
+    SignInRequest,
+)
 from keyd.api.wallets import (
     DamagedWallet,
     KekRotate,
@@ -113,6 +119,7 @@ __all__ = [
     "DEFAULT_SOCKET",
     "ENDPOINTS",
     "MAX_BODY",
+    "MAX_CHAINS",
     "MAX_HEADS",
     "MAX_OFFERS",
     "MAX_SESSION_S",
@@ -172,6 +179,9 @@ __all__ = [
     "SessionList",
     "SessionOpen",
     "SessionOpened",
+    "SignInProof",
+    "SignInReply",
+    "SignInRequest",
     "SignReply",
     "SignRequest",
     "SignedHead",

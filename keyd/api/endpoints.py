@@ -20,6 +20,7 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = {
     "metrics": Endpoint("GET", "/metrics", frozenset({Role.ADMIN, Role.AGENT})),
     "sign": Endpoint("POST", "/x402/sign", frozenset({Role.EGRESS})),
     "quote": Endpoint("POST", "/x402/quote", frozenset({Role.ADMIN, Role.AGENT})),
+    "signin": Endpoint("POST", "/x402/signin", frozenset({Role.EGRESS})),
     "outcome": Endpoint("POST", "/x402/outcome", frozenset({Role.EGRESS})),
     "policy": Endpoint("GET", "/x402/policy", frozenset({Role.EGRESS, Role.ADMIN, Role.AGENT})),
     "policy_change": Endpoint("PATCH", "/x402/policy", frozenset({Role.ADMIN, Role.AGENT})),

@@ -32,6 +32,9 @@ class PolicyPatch(Message):
     deny: list[DomainText] = Field(default_factory=list, max_length=100)
     only: Annotated[list[DomainText], Field(max_length=100)] | None = None
     """The only domains to pay, among those that are allowed."""
+    signin_allow: list[DomainText] = Field(default_factory=list, max_length=100)
+    """Domains to sign in to instead of paying again, one by one: a pattern is refused."""
+    signin_deny: list[DomainText] = Field(default_factory=list, max_length=100)
     budgets: list[BudgetChange] = Field(default_factory=list, max_length=100)
 
 
@@ -101,6 +104,8 @@ class PolicyView(Message):
     allowed_domains: list[str]
     denied_domains: list[str]
     only_domains: list[str] | None
+    signin_domains: list[str]
+    """Where we may sign in instead of paying again."""
     callers: list[str]
     """Who may pay: "uid:1000", "proxy:ci", or "*" for everyone whom egress can identify."""
     networks: list[str]

@@ -98,6 +98,30 @@ def deny(run: Invocation, domains: tuple[str, ...]) -> int:
     return change(run, api.PolicyPatch(deny=_at_most_100(domains)))
 
 
+@click.group()
+def signin() -> None:
+    """Hosts to sign in to instead of paying again; off for every host until allowed.
+
+    Only where the same wallet has paid before: it proves to the host who pays. Nothing is paid by signing in.
+    """
+
+
+@signin.command("allow")
+@click.argument("domains", nargs=-1, required=True, metavar="DOMAIN…", type=RecordedDomain())
+@invocation
+def signin_allow(run: Invocation, domains: tuple[str, ...]) -> int:
+    """Let egress sign in to these domains. Exit code 3: filed as a proposal, not in force."""
+    return change(run, api.PolicyPatch(signin_allow=_at_most_100(domains)))
+
+
+@signin.command("deny")
+@click.argument("domains", nargs=-1, required=True, metavar="DOMAIN…", type=RecordedDomain())
+@invocation
+def signin_deny(run: Invocation, domains: tuple[str, ...]) -> int:
+    """Sign in to these domains no more; they are paid again. Agents may, too."""
+    return change(run, api.PolicyPatch(signin_deny=_at_most_100(domains)))
+
+
 @click.command()
 @click.argument("amount", metavar="[USD]", required=False, type=UsdAmount())
 @click.option("--domain", metavar="DOMAIN", type=RecordedDomain(), help="Budget of this domain alone.")

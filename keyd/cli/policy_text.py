@@ -34,6 +34,7 @@ def change_lines(before: api.PolicyView, after: api.PolicyView) -> list[str]:
         *_list_changes("allowed domains", before.allowed_domains, after.allowed_domains),
         *_list_changes("denied domains", before.denied_domains, after.denied_domains),
         *_list_changes("only domains", before.only_domains or [], after.only_domains or []),
+        *_list_changes("sign-in domains", before.signin_domains, after.signin_domains),
         *_budget_changes(before.budgets, after.budgets),
     ]
 
@@ -81,6 +82,8 @@ def _limits(view: api.PolicyView) -> Iterator[tuple[str, str]]:
         yield "of these only", _joined(view.only_domains)
     if view.denied_domains:
         yield "denied domains", _joined(view.denied_domains)
+    if view.signin_domains:
+        yield "sign-in at", _joined(view.signin_domains)
     if "*" not in view.callers:
         yield "callers", _joined(view.callers)
     yield "networks", _joined(view.networks)

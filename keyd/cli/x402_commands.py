@@ -40,6 +40,7 @@ for _command in (
     policy_commands.policy,
     policy_commands.allow,
     policy_commands.deny,
+    policy_commands.signin,
     policy_commands.budget,
     policy_commands.cap,
     policy_commands.reset,

@@ -45,6 +45,7 @@ def test_every_message_of_the_protocol_has_an_example():
         api.Caller,
         api.Authorization,
         api.ExactPayload,
+        api.SignInProof,
         api.DomainSpend,
         api.CallerSpend,
         api.SpendRow,

@@ -67,6 +67,14 @@ def server_v1(chain: Chain, facilitator: str, counterparts_folder: Path) -> Iter
 
 
 @pytest.fixture(scope="session")
+def server_siwx(chain: Chain, facilitator: str, counterparts_folder: Path) -> Iterator[str]:
+    """URL of the official paid server that lets past payers sign in, plain http."""
+    program = counterparts.server_program("siwx", chain, facilitator, counterparts_folder)
+    yield program.start()["url"]
+    program.stop()
+
+
+@pytest.fixture(scope="session")
 def payer(
     chain: Chain,
     authority: Authority,

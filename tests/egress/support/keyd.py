@@ -81,6 +81,10 @@ class FakeKeyd:
         self.allowed_domains = ["*"]
         self.policy_asked = asyncio.Event()
         self.sign: SignScript = self._sign
+        self.signin_domains: list[str] = []
+        self.signins: list[api.SignInRequest] = []
+        self.signin_refusal: str | None = None
+        """Reason code of the answer to every sign-in, if it is no."""
         self.asked = asyncio.Event()
         """Set when a sign request has arrived."""
 
@@ -98,6 +102,24 @@ class FakeKeyd:
             body=answer.model_dump_json(by_alias=True).encode(), content_type="application/json"
         )
 
+    async def handle_signin(self, http_request: web.Request) -> web.Response:
+        request = api.SignInRequest.model_validate_json(await http_request.read())
+        self.signins.append(request)
+        if self.signin_refusal is not None:
+            return refusal(self.signin_refusal)
+        members = {name: request.info[name] for name in ("domain", "uri", "nonce", "issuedAt")}
+        proof = api.SignInProof(
+            address="0x" + "11" * 20,
+            version="1",
+            type="eip191",
+            chainId=request.supported_chains[0]["chainId"],
+            expirationTime="2026-11-21T12:05:00Z",
+            signature=SIGNATURE,
+            **members,
+        )
+        reply = api.SignInReply(proof=proof).model_dump_json(by_alias=True)
+        return web.Response(body=reply.encode(), content_type="application/json")
+
     async def handle_outcome(self, http_request: web.Request) -> web.Response:
         if self.outcome_failures:
             self.outcome_failures -= 1
@@ -112,7 +134,9 @@ class FakeKeyd:
 
     async def handle_policy(self, _: web.Request) -> web.Response:
         self.policy_asked.set()
-        view = _least(api.PolicyView, allowed_domains=self.allowed_domains)
+        view = _least(
+            api.PolicyView, allowed_domains=self.allowed_domains, signin_domains=self.signin_domains
+        )
         return web.Response(body=view.model_dump_json().encode(), content_type="application/json")
 
 
@@ -122,6 +146,7 @@ async def fake_keyd(socket: Path | None = None) -> AsyncIterator[FakeKeyd]:
         keyd = FakeKeyd(str(socket or Path(folder) / "keyd.sock"))
         app = web.Application()
         app.router.add_post("/x402/sign", keyd.handle_sign)
+        app.router.add_post("/x402/signin", keyd.handle_signin)
         app.router.add_post("/x402/outcome", keyd.handle_outcome)
         app.router.add_get("/x402/policy", keyd.handle_policy)
         runner = web.AppRunner(app, shutdown_timeout=0.1)

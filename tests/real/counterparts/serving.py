@@ -3,6 +3,7 @@
 import argparse
 import json
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,17 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def serve(app: Any, name: str, args: argparse.Namespace) -> None:
+    serve_at(lambda _: app, name, args)
+
+
+def serve_at(make_app: Callable[[str], Any], name: str, args: argparse.Namespace) -> None:
+    """For an app that has to know its own URL."""
     listener = socket.create_server(("127.0.0.1", 0), backlog=512)
     scheme, host = ("https", "localhost") if args.tls_certificate else ("http", "127.0.0.1")
+    url = f"{scheme}://{host}:{listener.getsockname()[1]}"
+    app = make_app(url)
     config = uvicorn.Config(
         app, log_level="warning", ssl_certfile=args.tls_certificate, ssl_keyfile=args.tls_key
     )
-    url = f"{scheme}://{host}:{listener.getsockname()[1]}"
     print(json.dumps({"event": f"{name}.ready", "url": url}), flush=True)
     uvicorn.Server(config).run(sockets=[listener])

@@ -55,7 +55,7 @@ class Authority:
 
 
 def python(protocol: str) -> Path:
-    """The Python of the official SDK that speaks `protocol`, "v1" or "v2"."""
+    """The Python of the official SDK that speaks `protocol`: "v1", "v2", or "siwx", which is v2 with sign-in."""
     interpreter = CACHE / f"venv-{protocol}/bin/python"
     if not (CACHE / f"{protocol}.stamp").exists():
         raise FileNotFoundError("the test counterparts are not installed: run `make counterparts`")
