@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.__main__ import main as bridge
 from egress.config import EgressSettings
 from keyd import config
 from keyd.configfile import load
@@ -26,7 +27,7 @@ THRESHOLDS = {"osmoda-keyd.service": 6, "osmoda-egress.service": 16, "osmoda-rec
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
     """The units as `make install` writes them, with programs that exist."""
-    for name in ("osmoda-keyd", "osmoda-egress", "osmoda-reconcile"):
+    for name in ("osmoda-keyd", "osmoda-egress", "osmoda-reconcile", "osmoda-bridge"):
         program = tmp_path / "bin" / name
         program.parent.mkdir(exist_ok=True)
         program.write_text("#!/bin/sh\n")
@@ -102,6 +103,21 @@ def test_the_exposure_in_the_first_line_is_what_systemd_says(installed: Path, na
     assert (
         f"(`systemd-analyze security`): {found[1]} of 10." in (installed / name).read_text().splitlines()[0]
     )
+
+
+def test_the_users_own_unit_is_accepted_and_starts_what_there_is(
+    installed: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("run")))
+    text = (SHIPPED / "user/osmoda-bridge.service").read_text().replace("@PREFIX@", str(installed))
+    unit = installed / "osmoda-bridge.service"
+    unit.write_text(text)
+    done = analyze("verify", "--user", "--man=no", "--recursive-errors=no", unit)
+    assert done.returncode == 0, done.stderr
+    [command] = re.findall(r"^ExecStart=\S+/bin/osmoda-bridge (.*)$", text, re.MULTILINE)
+    assert bridge.make_context("osmoda-bridge", command.split()).params["http"] == ("127.0.0.1", 18402)
+    unit.write_text(text.replace("ExecStart=", "ExecStart=/nowhere"))
+    assert analyze("verify", "--user", "--man=no", "--recursive-errors=no", unit).returncode != 0
 
 
 @pytest.mark.parametrize("name", THRESHOLDS)

@@ -97,6 +97,8 @@ KEPT = [
 TAKEN_AWAY = [
     str(BIN),
     "/usr/local/bin/osmoda-keyctl",
+    "/usr/local/bin/osmoda-bridge",
+    str(UNITS / "../user/osmoda-bridge.service"),
     str(UNITS / "osmoda-keyd.service"),
     "/etc/systemd/system/sockets.target.wants/osmoda-keyd.socket",
 ]
