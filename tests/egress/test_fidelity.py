@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 from mitmproxy import tcp
@@ -44,6 +45,18 @@ async def test_the_paid_stream_is_not_delayed_by_the_report(world: World) -> Non
         assert world.keyd.outcomes.empty()
         world.keyd.outcome_gate.set()
         assert (await world.keyd.outcomes.get()).http_status == 200
+
+
+async def test_small_writes_do_not_wait_for_acknowledgements(world: World) -> None:
+    """Nagle's algorithm would hold the body of an answer back for 40 ms, until its head is acknowledged."""
+    async with (
+        world.serving(selling(lambda _: b"", lambda _: response(200))) as upstream,
+        world.app(upstream) as app,
+    ):
+        await app.get()
+        (handler,) = world.egress._proxyserver.connections.values()
+        sockets = [io.writer.get_extra_info("socket") for io in handler.transports.values() if io.writer]
+        assert [s.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for s in sockets] == [1, 1]
 
 
 async def test_an_upload_flows_while_it_is_sent(world: World) -> None:
