@@ -24,6 +24,7 @@ DOCUMENT = ROOT / "docs/benchmarks.md"
 MODULES = (
     "keyd",
     "paid",
+    "proxy",
 )
 """In the order in which they run. Each is `bench/NAME.py` with `comparisons(stage)`, and has its markers
 `<!-- bench NAME -->` in docs/benchmarks.md. It may have `versions()`: those of its peers."""
