@@ -49,7 +49,7 @@ format: dev ## rewrite the sources as `make check` wants them
 docs: dev ## rewrite the documents that follow from the code
 	@$(PYTHON) -m tools.gen_docs
 
-counterparts: $(CACHE)/chain.stamp $(CACHE)/v2.stamp $(CACHE)/v1.stamp $(CACHE)/siwx.stamp $(PROGRAM_CACHE)/npm.stamp $(PROGRAM_CACHE)/venv.stamp ## chain, official SDKs and client programs for the tests
+counterparts: $(CACHE)/chain.stamp $(CACHE)/v2.stamp $(CACHE)/v1.stamp $(CACHE)/siwx.stamp $(CACHE)/mcp.stamp $(PROGRAM_CACHE)/npm.stamp $(PROGRAM_CACHE)/venv.stamp ## chain, official SDKs and client programs for the tests
 
 constraints: ## resolve every dependency anew and pin the result, on each Python >= 3.12 of this machine
 	@"$$(tools/find-python)" tools/pin-dependencies
@@ -114,6 +114,6 @@ $(BENCH_CACHE)/sdk.stamp: $(REAL)/sdk-v2.txt tools/make-venv
 # Environments of their own: the SDKs pin versions that osmoda-x402 must not depend on.
 $(CACHE)/%.stamp: $(REAL)/sdk-%.txt tools/make-venv
 	@tools/make-venv $(CACHE)/venv-$*
-	@echo '· installing the official x402 SDK, protocol $*'
+	@echo '· installing the official x402 SDK, $*'
 	@$(CACHE)/venv-$*/bin/python -m pip install -qq --disable-pip-version-check -r $<
 	@touch $@

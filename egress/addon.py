@@ -12,8 +12,11 @@ from mitmproxy.addons.proxyserver import Proxyserver
 
 from egress import guard, steering, x402
 from egress.buyer import Buyer
-from egress.decisions import Challenge
+from egress.calls import LiveCalls, kind_of
+from egress.decisions import Challenge, Pay
 from egress.exchange import EGRESS_HEADER, BodyCopy, Exchange, Payment
+from egress.mcp import Outcome, PaidAnswer, PaidCall
+from egress.mcpstream import PaidAnswerBegun
 from egress.payer import Failure, Payer
 from egress.room import Room
 from egress.steering import Wishes
@@ -43,6 +46,7 @@ class X402Addon:
         self._room = room
         self._enabled = enabled
         self._max_request_body = max_request_body
+        self._calls = LiveCalls()
         self.live: set[str] = set()
         """Ids of the flows that have begun and not ended."""
 
@@ -64,6 +68,7 @@ class X402Addon:
         if (trailers := flow.request.trailers) is not None:
             self._refuse(flow, steering.refusal_by_trailers(trailers))
             strip_request_headers(trailers)
+        self._calls.follow(flow.request)
 
     def _refuse(self, flow: http.HTTPFlow, reason: Reason | None) -> None:
         """Should this request be answered with 402, then it is not paid, for the first reason that was found."""
@@ -86,7 +91,10 @@ class X402Addon:
 
     async def payment_required(self, challenge: Challenge) -> None:
         challenge.upstream_blocked = self._abort_if_blocked(challenge.flow)
-        challenge.decision = await self._buyer.decide(challenge)
+        decision = challenge.decision = await self._buyer.decide(challenge)
+        if isinstance(decision, Pay) and isinstance(decision.payment.instrument, PaidCall):
+            self._calls.begin(challenge.flow, decision.payment.instrument)
+        Exchange.of(challenge.flow).asked_in_body = challenge.asked is not None
 
     def abort_upstream(self, flow: http.HTTPFlow) -> None:
         transport = _upstream_transport(flow)
@@ -110,11 +118,12 @@ class X402Addon:
         response.headers.pop(EGRESS_HEADER, None)
         payment = exchange.payment
         if payment is not None and payment.sent:
-            settlement = _settlement(response)
-            self._report(payment, http_status=response.status_code, settlement=settlement)
-            response.headers[EGRESS_HEADER] = _paid(payment, response, settlement)
-            await self._payer.reported(payment.fingerprint)
-        elif _asks_for_payment(response) or exchange.refusal in _ANSWERED_HERE:
+            self._answered(payment, response)
+            if payment.answer is not None:
+                stream_call(flow, payment.answer)
+            else:
+                await self._payer.reported(payment.fingerprint)
+        elif _asks_for_payment(response) or exchange.asked_in_body or exchange.refusal in _ANSWERED_HERE:
             if payment is not None:
                 self._report(payment, failure="not_sent")
             precondition = response.status_code == 412
@@ -125,20 +134,52 @@ class X402Addon:
         elif exchange.signed_in:
             response.headers[EGRESS_HEADER] = "signed-in"
 
-    def response(self, flow: http.HTTPFlow) -> None:
-        self.live.discard(flow.id)
-        Exchange.of(flow).release()
+    def _answered(self, payment: Payment, response: http.Response) -> None:
+        """The answer to what was paid begins. That of an MCP call tells how it went in its body."""
+        kind = kind_of(response.headers) if response.status_code == 200 else None
+        if isinstance(payment.instrument, PaidCall) and kind is not None:
+            payment.answer = PaidAnswer(kind, payment.instrument.new_id, payment.instrument.call.id)
+            response.headers[EGRESS_HEADER] = _said("unknown", payment, None)
+            return
+        settlement = _settlement(response)
+        self._report(payment, http_status=response.status_code, settlement=settlement)
+        response.headers[EGRESS_HEADER] = _paid(payment, response, settlement)
+
+    def paid_answer(self, begun: PaidAnswerBegun) -> None:
+        payment = Exchange.of(begun.flow).payment
+        assert payment is not None
+        self._answered(payment, begun.response)
+
+    async def response(self, flow: http.HTTPFlow) -> None:
+        self._end(flow)
+        payment = Exchange.of(flow).payment
+        if payment is not None and payment.answer is not None:
+            self._report_call(payment, payment.answer)
+            await self._payer.reported(payment.fingerprint)
+        elif payment is not None and not payment.sent:
+            self._report(payment, failure="not_sent")
         if flow.response is not None and flow.response.trailers is not None:
             flow.response.trailers.pop(EGRESS_HEADER, None)
 
     def error(self, flow: http.HTTPFlow) -> None:
-        self.live.discard(flow.id)
+        self._end(flow)
         exchange = Exchange.of(flow)
-        exchange.release()
         if (payment := exchange.payment) is not None:
+            if payment.answer is not None and payment.answer.outcome is not None:
+                self._report_call(payment, payment.answer)
             # An application that hung up did not wait longer for the paid answer.
             sent: Failure = "timeout" if exchange.hung_up else "connection"
             self._report(payment, failure=sent if payment.sent else "not_sent")
+
+    def _end(self, flow: http.HTTPFlow) -> None:
+        self.live.discard(flow.id)
+        self._calls.end(flow)
+        Exchange.of(flow).release()
+
+    def _report_call(self, payment: Payment, answer: PaidAnswer) -> None:
+        """An answer that was too large to be looked at was delivered all the same."""
+        outcome = answer.outcome or Outcome(200)
+        self._report(payment, http_status=outcome.http_status, settlement=outcome.settlement)
 
     def _report(
         self,
@@ -180,6 +221,15 @@ def strip_request_headers(headers: http.Headers) -> None:
         headers.pop(name, None)
 
 
+def stream_call(flow: http.HTTPFlow, answer: PaidAnswer) -> None:
+    """Put the application's id back as the answer passes. It may get longer or shorter by that."""
+    response = flow.response
+    assert response is not None
+    response.stream = answer
+    if response.headers.pop("content-length", None) is not None and flow.request.http_version == "HTTP/1.1":
+        response.headers["transfer-encoding"] = "chunked"
+
+
 def _settlement(response: http.Response) -> dict[str, object] | None:
     for name in (x402.PAYMENT_RESPONSE, x402.X_PAYMENT_RESPONSE):
         if values := response.headers.get_all(name):
@@ -195,11 +245,14 @@ def _asks_for_payment(response: http.Response) -> bool:
 
 def _paid(payment: Payment, response: http.Response, settlement: dict[str, object] | None) -> str:
     """The X-402-Egress value of an answer that came after the payment was sent."""
-    reply = payment.reply
     if _asks_for_payment(response):
-        return f"rejected; reason={Reason.ALREADY_PAID}; payment={reply.payment_id}"
+        return f"rejected; reason={Reason.ALREADY_PAID}; payment={payment.reply.payment_id}"
     # An error answer proves neither that the money moved nor that it did not.
-    word = "paid" if response.status_code < 400 else "unknown"
+    return _said("paid" if response.status_code < 400 else "unknown", payment, settlement)
+
+
+def _said(word: str, payment: Payment, settlement: dict[str, object] | None) -> str:
+    reply = payment.reply
     fields = {
         "amount": reply.amount,
         "asset": reply.asset,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from dataclasses import replace
 from typing import Final
 
@@ -10,7 +11,7 @@ import structlog
 from mitmproxy import http
 from pydantic import ValidationError
 
-from egress import signin, x402
+from egress import mcp, signin, x402
 from egress.decisions import Challenge, PassOn, Pay, Probe, Repeat, SignIn
 from egress.exchange import Exchange, Payment
 from egress.fingerprint import fingerprint
@@ -55,24 +56,28 @@ class Buyer:
             _log.info("egress.terms_missing", origin=str(origin), fault=str(error))
             return self._without_terms(flow, origin)
         who = await self._identity.asker(flow)
-        if (proof := await self._sign_in(flow, stated, origin, who)) is not None:
+        call = challenge.asked.call if challenge.asked else None
+        if call is None and (proof := await self._sign_in(flow, stated, origin, who)) is not None:
             exchange.signed_in = True
             return SignIn(origin, proof)
         if not stated.accepts:
             return PassOn(Reason.TERMS_MISSING)
-        required = x402.sendable(replace(stated, accepts=stated.accepts[: api.MAX_OFFERS]))
+        looked_at = replace(stated, accepts=stated.accepts[: api.MAX_OFFERS])
+        required = looked_at if call else x402.sendable(looked_at)
         if required is None:
             return PassOn(Reason.PAYMENT_HEADER_TOO_LONG)
         try:
             request = sign_request(
-                flow.request, challenge.request_body, origin, exchange.wishes, who, required
+                flow.request, challenge.request_body, origin, exchange.wishes, who, required, call
             )
         except ValidationError as error:
             return PassOn(_unfit(error))
-        return await self._ask_keyd(request, required, origin)
+        return await self._ask_keyd(request, required, origin, call)
 
     def _terms(self, challenge: Challenge) -> x402.PaymentRequired:
         """Raises X402Error."""
+        if challenge.asked is not None:
+            return challenge.asked.terms
         answer = challenge.probed or challenge.flow.response
         assert answer is not None
         return x402.read_payment_required(
@@ -124,7 +129,11 @@ class Buyer:
         return None
 
     async def _ask_keyd(
-        self, request: api.SignRequest, required: x402.PaymentRequired, origin: api.Origin
+        self,
+        request: api.SignRequest,
+        required: x402.PaymentRequired,
+        origin: api.Origin,
+        call: mcp.Call | None,
     ) -> Pay | PassOn:
         try:
             reply = await self._payer.sign(request)
@@ -140,13 +149,23 @@ class Buyer:
                 required.dialect == "flat"
             ):  # the seller's words in x402's terms: what the payment names as `accepted`
                 required = replace(required, accepts=(reply.requirements,))
-            payload = reply.payload.model_dump(by_alias=True)
-            header = x402.encode_payment(required, reply.accepted, payload, reply.payment_id)
+            instrument = _instrument(required, reply, call)
         except x402.X402Error:
             not_sent = api.OutcomeReport(payment_id=reply.payment_id, failure="not_sent")
             self._payer.report(request.fingerprint, not_sent)
             return PassOn(Reason.KEYD_ERROR)
-        return Pay(origin, Payment(reply, header, request.fingerprint))
+        return Pay(origin, Payment(reply, instrument, request.fingerprint))
+
+
+def _instrument(
+    required: x402.PaymentRequired, reply: api.SignReply, call: mcp.Call | None
+) -> x402.Header | mcp.PaidCall:
+    """Raises X402Error."""
+    payload = reply.payload.model_dump(by_alias=True)
+    if call is None:
+        return x402.encode_payment(required, reply.accepted, payload, reply.payment_id)
+    payment = x402.payment_payload(required, reply.accepted, payload, reply.payment_id, room=mcp.MAX_MESSAGE)
+    return mcp.PaidCall.of(call, payment, f"osmoda-{secrets.token_hex(16)}")
 
 
 def sign_request(
@@ -156,13 +175,16 @@ def sign_request(
     wishes: Wishes,
     who: Asker,
     required: x402.PaymentRequired,
+    call: mcp.Call | None = None,
 ) -> api.SignRequest:
     """What keyd is asked. Raises pydantic.ValidationError, for example for an X-402-Intent of no length."""
-    resource_url = required.resource_url
+    path, resource_url = _path(request), required.resource_url
+    if call is not None:  # an MCP endpoint sells many things, each at its price
+        path, body = f"{path}#{call.what}"[:2048], call.identity
     return api.SignRequest(
         origin=origin,
         method=request.method,
-        path=_path(request),
+        path=path,
         fingerprint=fingerprint(request.method, f"{origin}{request.path}", body),
         intent=wishes.intent,
         caller=who.caller,

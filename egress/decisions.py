@@ -8,7 +8,8 @@ from typing import ClassVar
 from mitmproxy import http
 
 from egress.exchange import Payment
-from egress.x402 import Header
+from egress.mcp import Call
+from egress.x402 import Header, PaymentRequired
 from keyd.api import Origin
 from keyd.reasons import Reason
 
@@ -46,12 +47,16 @@ class Pay:
     origin: Origin
     payment: Payment
 
-    @property
-    def header(self) -> Header:
-        return self.payment.header
-
 
 type Repeat = Probe | SignIn | Pay
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An MCP call, and the terms that its answer stated instead of a 402."""
+
+    call: Call
+    terms: PaymentRequired
 
 
 @dataclass(slots=True)
@@ -60,6 +65,8 @@ class Challenge:
 
     flow: http.HTTPFlow
     request_body: bytes
+    asked: Asked | None = None
+    """The answer is no 402, but one of MCP."""
     probed: http.Response | None = None
     """The 402 that answered a probe: its terms count instead of those of the held one."""
     decision: PassOn | Repeat = PassOn(Reason.INTERNAL)
@@ -67,3 +74,17 @@ class Challenge:
     upstream_blocked: bool = False
     """To be set by the addon: the server has not read all of the first request. On this connection the next one
     would wait behind bytes that may never be read."""
+
+
+def repeated(repeat: Repeat, request: http.Request, body: bytes) -> tuple[http.Request, bytes]:
+    """The request to be sent, and its body. `request` stays as the application sent it, without what was signed."""
+    sent = request.copy()
+    instrument = repeat.payment.instrument if isinstance(repeat, Pay) else repeat.header
+    if isinstance(instrument, Header):
+        in_lower_case = request.is_http2 or request.is_http3
+        sent.headers[instrument.name.lower() if in_lower_case else instrument.name] = instrument.value
+        return sent, body
+    sent.headers.pop("transfer-encoding", None)
+    sent.headers["content-length"] = str(len(instrument.body))
+    sent.headers["accept-encoding"] = "identity"  # its id is put back as the answer passes
+    return sent, instrument.body

@@ -7,6 +7,7 @@ from typing import Final
 
 from mitmproxy import http
 
+from egress.mcp import PaidAnswer, PaidCall
 from egress.room import Room, Share
 from egress.steering import Wishes
 from egress.x402 import Header
@@ -66,11 +67,14 @@ class Payment:
     """A payment that keyd signed for this request."""
 
     reply: SignReply
-    header: Header
+    instrument: Header | PaidCall
+    """What carries it: a header, or an MCP call."""
     fingerprint: str
     sent: bool = False
     """True from just before the first byte that carries it: from here on it may be settled by anyone."""
     reported: bool = False
+    answer: PaidAnswer | None = None
+    """The answer to a paid call, in which the outcome stands."""
 
 
 @dataclass(slots=True)
@@ -88,6 +92,8 @@ class Exchange:
     """The terms were asked for once more, as JSON."""
     signed_in: bool = False
     """The request was repeated with a signed-in wallet."""
+    asked_in_body: bool = False
+    """The answer asked for payment in its body, as MCP does, and not by its status."""
     payment: Payment | None = None
     hung_up: bool = False
     """The application closed its connection or cancelled its stream before the answer was complete."""

@@ -18,7 +18,7 @@ from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import HttpLayer
 
 from egress.destinations import origin_of
-from egress.paystream import PayStream
+from egress.mcpstream import McpStream
 from keyd.api import Origin
 
 
@@ -26,7 +26,7 @@ class PayHttpLayer(HttpLayer):
     """An HttpLayer whose requests can be paid for."""
 
     def make_stream(self, stream_id: int) -> layer.CommandGenerator[None]:
-        stream = PayStream(self.context.fork(), stream_id)
+        stream = McpStream(self.context.fork(), stream_id)
         self.streams[stream_id] = stream
         yield from self.event_to_child(stream, events.Start())
 

@@ -50,7 +50,7 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._hooks import HttpRequestHook, HttpResponseHeadersHook
 
 from egress import guard
-from egress.decisions import Challenge, PassOn, Pay, Probe, Repeat
+from egress.decisions import Asked, Challenge, PassOn, Pay, Probe, Repeat, repeated
 from egress.exchange import EGRESS_HEADER, Exchange
 from egress.flow_control import PacedStream
 from egress.http1 import AnswerBrokenOff
@@ -100,6 +100,7 @@ class PayStream(PacedStream):
     _held: http.Response | None = None
     """The 402 that the repeat answers, as long as the application may still get it."""
     _held_body: bytearray
+    _asked: Asked | None = None
     _probed: http.Response | None = None
     _on_reused_connection = False
     _alias: int | None = None
@@ -180,7 +181,7 @@ class PayStream(PacedStream):
             else:
                 yield from self._stop_upload()
 
-    def _release(self, reason: str) -> layer.CommandGenerator[None]:
+    def _release(self, reason: str | None) -> layer.CommandGenerator[None]:
         """Stream the 402 after all: what was held of it, then the rest as it comes."""
         self._exchange.refusal = reason
         yield HttpResponseHeadersHook(self.flow)
@@ -248,7 +249,7 @@ class PayStream(PacedStream):
 
     def _decide(self) -> layer.CommandGenerator[None]:
         self.server_state = self.state_deciding
-        challenge = Challenge(self.flow, self._request_body(), self._probed)
+        challenge = Challenge(self.flow, self._request_body(), self._asked, self._probed)
         yield PaymentRequiredHook(challenge)
         decision = challenge.decision
         if isinstance(decision, Pay):
@@ -269,7 +270,7 @@ class PayStream(PacedStream):
     def state_deciding(self, _: events.Event) -> layer.CommandGenerator[None]:
         yield from ()
 
-    def _pass_on(self, reason: str) -> layer.CommandGenerator[None]:
+    def _pass_on(self, reason: str | None) -> layer.CommandGenerator[None]:
         self._exchange.refusal = reason
         self.server_state = self.state_deciding
         yield HttpResponseHeadersHook(self.flow)
@@ -345,10 +346,7 @@ class PayStream(PacedStream):
 
     def _send_repeat(self, repeat: Repeat) -> layer.CommandGenerator[None]:
         server = self.context.server
-        # A copy: the flow keeps the request as the application sent it, without the bearer instrument.
-        request = self.flow.request.copy()
-        name = repeat.header.name
-        request.headers[name.lower() if request.is_http2 or request.is_http3 else name] = repeat.header.value
+        request, body = repeated(repeat, self.flow.request, self._request_body())
         yield from self._drop_alias()
         if _multiplexed(server.alpn):
             self._repeats += 1
@@ -362,7 +360,7 @@ class PayStream(PacedStream):
             self._held = None
         if isinstance(repeat, Pay):  # from here it counts as sent, whatever happens to the connection
             repeat.payment.sent = True
-        stream_id, body, trailers = self._upstream_id, self._request_body(), request.trailers
+        stream_id, trailers = self._upstream_id, request.trailers
         yield SendHttp(RequestHeaders(stream_id, request, not (body or trailers)), server)
         if body:
             yield SendHttp(RequestData(stream_id, body), server)

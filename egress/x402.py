@@ -105,7 +105,7 @@ def read_payment_required(
             value = _decode(header_values[0])
             if flat_dialect and _is_flat(value):
                 return PaymentRequired(2, (value,), dialect="flat")
-            return _payment_required(value, default_version=2)
+            return payment_required(value, default_version=2)
         except X402Error as error:
             fault = f"header: {error}"
     else:
@@ -113,7 +113,7 @@ def read_payment_required(
     if len(body) > MAX_BODY:
         raise X402Error(f"{fault}; body: too large")
     try:
-        return _payment_required(strictjson.loads(body), default_version=None)
+        return payment_required(strictjson.loads(body), default_version=None)
     except (X402Error, strictjson.JsonError) as error:
         raise X402Error(f"{fault}; body: {error}") from None
 
@@ -140,9 +140,22 @@ def encode_payment(
 ) -> Header:
     """The header that pays `required.accepts[accepted]` with `payload`, the scheme's signed data.
 
+    Raises HeaderTooLong if it does not fit, and X402Error as `payment_payload` does.
+    """
+    name = X_PAYMENT if required.version == 1 else PAYMENT_SIGNATURE
+    return _payment_header(
+        name, payment_payload(required, accepted, payload, payment_id, room=_MAX_PAYMENT_JSON)
+    )
+
+
+def payment_payload(
+    required: PaymentRequired, accepted: int, payload: Mapping[str, Any], payment_id: str, *, room: int
+) -> dict[str, Any]:
+    """PaymentPayload: `payload` with what it pays for.
+
     Version 2 echoes the entry, the resource and the extensions (`egress.extensions`), of which as much is left out
-    as common servers have no room for. Raises HeaderTooLong if the rest is still too long, and X402Error if the
-    entry lacks what its version has to name.
+    as `room` bytes of JSON have no place for. Raises HeaderTooLong if a required extension is among those, and
+    X402Error if the entry lacks what its version has to name.
     """
     if not 0 <= accepted < len(required.accepts):
         raise X402Error("no such offer")
@@ -151,19 +164,19 @@ def encode_payment(
         if not isinstance(entry, dict) or not {"scheme", "network"} <= entry.keys():
             raise X402Error("the offer names no scheme or network")
         named = {"scheme": entry["scheme"], "network": entry["network"]}
-        return _payment_header(X_PAYMENT, {"x402Version": 1, **named, "payload": payload})
+        return {"x402Version": 1, **named, "payload": payload}
     message: dict[str, Any] = {"x402Version": 2, "accepted": entry, "payload": payload}
     if required.resource is not None:
         message["resource"] = required.resource
     if required.extensions:
-        room = _MAX_PAYMENT_JSON - extensions.size({**message, "extensions": {}})
+        left = room - extensions.size({**message, "extensions": {}})
         try:
-            echoed = extensions.fitting(extensions.answered(required.extensions, payment_id), room)
+            echoed = extensions.fitting(extensions.answered(required.extensions, payment_id), left)
         except extensions.NoRoom as error:
             raise HeaderTooLong(str(error)) from None
         if echoed is not None:
             message["extensions"] = echoed
-    return _payment_header(PAYMENT_SIGNATURE, message)
+    return message
 
 
 def read_settlement(header_values: Sequence[str]) -> dict[str, Any] | None:
@@ -183,7 +196,8 @@ def transaction_hash(settlement: Mapping[str, Any] | None) -> str | None:
     return stated if isinstance(stated, str) and _TX_HASH.fullmatch(stated) else None
 
 
-def _payment_required(value: Any, *, default_version: Literal[2] | None) -> PaymentRequired:
+def payment_required(value: Any, *, default_version: Literal[2] | None) -> PaymentRequired:
+    """PaymentRequired from its JSON value. `default_version` stands in for a missing x402Version. Raises X402Error."""
     if not isinstance(value, dict):
         raise X402Error("not an object")
     version = value.get("x402Version", default_version)

@@ -1,0 +1,209 @@
+"""The paid retry for MCP, where a server asks for payment inside an answer with status 200.
+
+A `PayStream` that also looks into the answers to MCP calls (`egress.mcp`), and into no others:
+
+    wait_for_response_headers ─ JSON ─→ hold_answer ─ too large, too slow, not terms ─→ pass it on
+      │                                    └ terms ─→ decide, as after a 402
+      └ events ─→ stream_response_body: each event passes at once, but the one with the terms
+                     └ terms, end of the answer ─→ decide
+                          ├ PassOn ─→ the event as it came, end
+                          └ Pay ─→ transmit ─→ wait_for_paid_answer: its body goes on in the stream that the
+                                                 application already reads; an error status brings back the event
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mitmproxy import http
+from mitmproxy.proxy import commands, events, layer
+from mitmproxy.proxy.layers.http._events import (
+    RequestProtocolError,
+    ResponseData,
+    ResponseEndOfMessage,
+    ResponseHeaders,
+    ResponseProtocolError,
+    ResponseTrailers,
+)
+
+from egress import mcp
+from egress.calls import kind_of
+from egress.decisions import Asked
+from egress.paystream import HOLD_LIMIT_S, PayStream
+from egress.sse import EventStream
+
+
+@dataclass(frozen=True, slots=True)
+class PaidAnswerBegun:
+    """The answer to a paid call, whose headers the application does not get."""
+
+    flow: http.HTTPFlow
+    response: http.Response
+
+
+@dataclass
+class PaidAnswerHook(commands.StartHook):  # type: ignore[no-untyped-call]
+    """Blocking: the addon says how the body is passed on."""
+
+    begun: PaidAnswerBegun
+
+
+class McpStream(PayStream):
+    """One request and its answer; terms in the answer to an MCP call are treated like a 402."""
+
+    _call: mcp.Call | None = None
+    """The call of this request, while its answer is looked at."""
+    _events: EventStream | None = None
+    """Cuts the answer, if it is a stream of events."""
+    _event: bytes = b""
+    """The event with the terms, which the application has not got."""
+    _begun: http.Response | None = None
+    """The answer whose headers the application has, while another is awaited to go on in its body."""
+
+    # -- the answer begins ----------------------------------------------------------------------------------
+
+    def state_wait_for_response_headers(self, event: ResponseHeaders) -> layer.CommandGenerator[None]:
+        if self._begun is not None:
+            yield from self._go_on_with(event.response)
+            return
+        kind = self._carries(event.response)
+        self._call = mcp.read_call(self._request_body()) if kind else None
+        if self._call is None:
+            yield from super().state_wait_for_response_headers(event)
+        elif kind is mcp.Kind.JSON:
+            self.flow.response = event.response
+            if not (yield from self.check_invalid(False)):
+                self.server_state = self.state_hold_answer
+                yield from self._set_deadline(HOLD_LIMIT_S)
+        else:
+            self._events = EventStream(mcp.MAX_MESSAGE)
+            yield from super().state_wait_for_response_headers(event)
+
+    def _carries(self, response: http.Response) -> mcp.Kind | None:
+        """How the answer would carry terms of MCP, if the request is one that could be paid."""
+        request = self.flow.request
+        possible = (
+            response.status_code == 200
+            and request.method == "POST"
+            and self.client_state == self.state_done
+            and self._exchange.payable
+        )
+        return kind_of(response.headers) if possible else None
+
+    # -- a JSON answer --------------------------------------------------------------------------------------
+
+    def state_hold_answer(self, event: events.Event) -> layer.CommandGenerator[None]:
+        assert self.flow.response is not None
+        assert self._call is not None
+        if isinstance(event, ResponseData):
+            self._held_body += event.data
+            if len(self._held_body) > mcp.MAX_MESSAGE or not self._exchange.share.take(len(event.data)):
+                yield from self._release(None)
+        elif isinstance(event, ResponseTrailers):
+            self.flow.response.trailers = event.trailers
+        elif isinstance(event, ResponseEndOfMessage):
+            body, self._held_body = bytes(self._held_body), bytearray()
+            self.flow.response.data.content = body
+            terms = mcp.terms_in(body, self._call.id)
+            if terms is None:
+                yield from self._pass_on(None)
+            else:
+                self._asked = Asked(self._call, terms)
+                yield from self._decide()
+
+    # -- an answer of events --------------------------------------------------------------------------------
+
+    def state_stream_response_body(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if self._events is None or isinstance(event, ResponseTrailers):
+            yield from super().state_stream_response_body(event)
+        elif isinstance(event, ResponseData):
+            for piece in self._events.feed(event.data):
+                if not self._asks(piece.message):
+                    yield from self._forward(piece.raw)
+                    continue
+                self._event = piece.raw
+                yield from self._set_deadline(HOLD_LIMIT_S)
+        elif self._event:
+            yield from self._decide()
+        else:
+            yield from self._forward(self._events.rest())
+            yield from super().state_stream_response_body(event)
+
+    def _asks(self, message: bytes | None) -> bool:
+        assert self._call is not None
+        if message is None or self._event:
+            return False
+        terms = mcp.terms_in(message, self._call.id)
+        self._asked = Asked(self._call, terms) if terms else None
+        return terms is not None
+
+    def _forward(self, data: bytes) -> layer.CommandGenerator[None]:
+        if data:
+            yield from super().state_stream_response_body(ResponseData(self.stream_id, data))
+
+    def _decide(self) -> layer.CommandGenerator[None]:
+        if self._event:
+            self._begun = self.flow.response
+        yield from super()._decide()
+
+    def _pass_on(self, reason: str | None) -> layer.CommandGenerator[None]:
+        if self._begun is None:
+            yield from super()._pass_on(reason)
+            return
+        self._exchange.refusal = reason
+        yield from self._give_back_the_event()
+        yield from super().state_stream_response_body(ResponseEndOfMessage(self.stream_id))
+
+    def _give_back_the_event(self) -> layer.CommandGenerator[None]:
+        self.flow.response, self._begun, self._events = self._begun, None, None
+        event, self._event = self._event, b""
+        self.server_state = self.state_stream_response_body
+        yield from self._forward(event)
+
+    # -- the paid answer goes on where the first one stopped ------------------------------------------------
+
+    def _go_on_with(self, answer: http.Response) -> layer.CommandGenerator[None]:
+        if 100 <= answer.status_code < 200:
+            return
+        self.flow.response, paid = self._begun, self._exchange.payment
+        assert self.flow.response is not None
+        assert paid is not None
+        yield PaidAnswerHook(PaidAnswerBegun(self.flow, answer))
+        if paid.answer is None:
+            self.server_state = self.state_discard_answer
+            return
+        self.flow.response.stream = (
+            paid.answer if paid.answer.kind is mcp.Kind.EVENTS else mcp.AsEvent(paid.answer)
+        )
+        self._begun, self._events, self._event = None, None, b""
+        self.server_state = self.state_stream_response_body
+
+    def state_discard_answer(self, event: events.Event) -> layer.CommandGenerator[None]:
+        """The paid call failed before MCP had its turn: the application gets the answer to its own."""
+        if isinstance(event, ResponseEndOfMessage):
+            yield from self._give_back_the_event()
+            yield from super().state_stream_response_body(event)
+
+    # -- errors and deadlines -------------------------------------------------------------------------------
+
+    def _on_deadline(self, deadline: commands.RequestWakeup) -> layer.CommandGenerator[None]:
+        current = deadline is self._deadline
+        if current and self.server_state == self.state_hold_answer:
+            yield from self._release(None)
+        elif current and self._event and self.server_state == self.state_stream_response_body:
+            # The server keeps the stream open after its answer, and the call would wait for ever.
+            self._begun = self.flow.response
+            yield from self._give_back_the_event()
+        else:
+            yield from super()._on_deadline(deadline)
+
+    def handle_protocol_error(
+        self, event: RequestProtocolError | ResponseProtocolError
+    ) -> layer.CommandGenerator[None]:
+        broken_off = isinstance(event, ResponseProtocolError)
+        if broken_off and self.server_state == self.state_discard_answer:
+            yield from self.state_discard_answer(ResponseEndOfMessage(self.stream_id))
+            return
+        if broken_off and self.server_state == self.state_hold_answer:
+            yield from self._release(None)
+        yield from super().handle_protocol_error(event)
