@@ -23,6 +23,7 @@ import structlog
 
 from keyd import config, kek, logs, passphrase
 from keyd.admin import Admin
+from keyd.backup import Backups
 from keyd.configfile import ConfigError
 from keyd.custody import Custody
 from keyd.headkey import HeadKeyFile
@@ -63,7 +64,7 @@ def main() -> None:
     try:
         settings = config.load(arguments.config)
         ask = partial(passphrase.ask, arguments.passphrase_fd, os.environ)
-        asyncio.run(serve(settings, kek.load(settings.kek_file, os.environ, ask)))
+        asyncio.run(serve(settings, arguments.config, kek.load(settings.kek_file, os.environ, ask)))
     except (ConfigError, kek.KekError, LedgerError) as error:
         fail(str(error), error.hint)
     except OSError as error:
@@ -77,7 +78,7 @@ def fail(message: str, hint: str) -> NoReturn:
     sys.exit(EXIT_CONFIG)
 
 
-async def serve(settings: config.Settings, source: kek.Source) -> None:
+async def serve(settings: config.Settings, config_file: Path, source: kek.Source) -> None:
     """Runs until SIGTERM or SIGINT. Raises ConfigError, LedgerError, OSError before it listens."""
     notifier = Notifier(os.environ)
     passed = unix_listener(os.environ)
@@ -114,7 +115,15 @@ async def serve(settings: config.Settings, source: kek.Source) -> None:
             overrides_file=settings.state_dir / "overrides.toml",
             entropy=secrets.token_bytes,
         )
-        server = Server(service, admin, rotation, roles, clock_us, heads)
+        backups = Backups(
+            ledger=ledger,
+            custody=custody,
+            state_dir=settings.state_dir,
+            config_file=config_file,
+            entropy=secrets.token_bytes,
+        )
+        backups.sweep()
+        server = Server(service, admin, rotation, backups, roles, clock_us, heads)
         await service.record("keyd", "keyd.started", {"version": version("osmoda-x402")})
         await rotation.at_start()
         await custody.take_stock()

@@ -145,6 +145,14 @@ class KeydClient:
     async def wallet_export(self, request: api.WalletExport) -> api.WalletExported:
         return await self._call("wallet_export", api.WalletExported, request)
 
+    async def backup(self, request: api.BackupMake) -> api.BackupMade:
+        return await self._call("backup", api.BackupMade, request)
+
+    async def backup_part(self, backup_id: str, *, offset: int) -> api.BackupPart:
+        return await self._call(
+            "backup_part", api.BackupPart, resource=backup_id, query={"from": str(offset)}
+        )
+
     async def kek(self) -> api.KekView:
         return await self._call("kek", api.KekView)
 

@@ -18,12 +18,10 @@ from keyd.evm import keccak256
 from keyd.secret import Secret
 
 
-def encrypt(
-    key: Secret, address: str, passphrase: str, entropy: Callable[[int], bytes], *, n: int = scrypt.N
-) -> dict[str, Any]:
+def encrypt(key: Secret, address: str, passphrase: str, entropy: Callable[[int], bytes]) -> dict[str, Any]:
     """The keystore as JSON. Takes 0.7 s and 128 MiB, as its passphrase is all that protects it."""
     salt, iv = entropy(scrypt.SALT_BYTES), entropy(16)
-    derived = scrypt.derive(passphrase, salt, n=n)
+    derived = scrypt.derive(passphrase, salt, n=scrypt.N)
     encryptor = Cipher(AES(derived[:16]), CTR(iv)).encryptor()
     ciphertext = encryptor.update(key.reveal()) + encryptor.finalize()
     return {
@@ -35,7 +33,7 @@ def encrypt(
             "cipherparams": {"iv": iv.hex()},
             "ciphertext": ciphertext.hex(),
             "kdf": "scrypt",
-            "kdfparams": {"dklen": 32, "n": n, "r": scrypt.R, "p": scrypt.P, "salt": salt.hex()},
+            "kdfparams": {"dklen": 32, "n": scrypt.N, "r": scrypt.R, "p": scrypt.P, "salt": salt.hex()},
             "mac": keccak256(derived[16:32] + ciphertext).hex(),
         },
     }

@@ -118,7 +118,7 @@ def _content(kek: Kek, passphrase: str | None, entropy: Callable[[int], bytes]) 
     if passphrase is None:
         return kek.reveal().hex().encode() + b"\n"
     salt, nonce = entropy(scrypt.SALT_BYTES), entropy(12)
-    sealed = AESGCM(scrypt.derive(passphrase, salt)).encrypt(nonce, kek.reveal(), _CONTEXT)
+    sealed = AESGCM(scrypt.derive(passphrase, salt, n=scrypt.N)).encrypt(nonce, kek.reveal(), _CONTEXT)
     document = {
         "version": 1,
         "kdf": {"name": "scrypt", "n": scrypt.N, "r": scrypt.R, "p": scrypt.P, "salt": salt.hex()},

@@ -164,6 +164,10 @@ class Keystore:
     def labels(self) -> list[str]:
         return sorted(path.stem for path in self._folder.glob("*.json") if _LABEL.fullmatch(path.stem))
 
+    def files(self) -> list[Path]:
+        """The wallet files, damaged ones as well."""
+        return [self._path(label) for label in self.labels()]
+
     def sweep(self) -> None:
         """Removes temporary files that a crash left behind; each holds no more than a wallet file does."""
         sweep_temporary(self._folder)

@@ -78,6 +78,7 @@ class Reason(StrEnum):
     WALLET_IS_DEFAULT = "wallet_is_default"
     CONFIRMATION_WRONG = "confirmation_wrong"
     KEK_ROTATION = "kek_rotation"
+    BACKUP_UNKNOWN = "backup_unknown"
     PROPOSAL_UNKNOWN = "proposal_unknown"
     PROPOSAL_STALE = "proposal_stale"
     POLICY_LIMIT = "policy_limit"
@@ -336,6 +337,10 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.KEK_ROTATION: Explanation(
         "The key-encryption key is being changed, or cannot be changed in the way that was asked for.",
         "`keyctl wallet kek` shows where it stands; `keyctl wallet rotate-kek` starts it again and ends it.",
+    ),
+    Reason.BACKUP_UNKNOWN: Explanation(
+        "keyd has no such backup: it was fetched, another one was made since, or keyd was restarted.",
+        "Make a new one: `keyctl backup FILE`.",
     ),
     Reason.PROPOSAL_UNKNOWN: Explanation(
         "Nothing with this id is waiting for approval: it was decided, it expired, or it never was.",

@@ -16,10 +16,10 @@ MIN_PASSPHRASE: Final = 12
 """Characters. What it protects may be copied away and guessed at without limit."""
 
 
-def derive(passphrase: str, salt: bytes, *, n: int = N, length: int = 32) -> bytes:
-    """`length` bytes. From the standard library, as that lets other threads run meanwhile. Raises ValueError."""
+def derive(passphrase: str, salt: bytes, *, n: int) -> bytes:
+    """32 bytes. From the standard library, as that lets other threads run meanwhile. Raises ValueError."""
     if not 2 <= n <= MAX_N:
         raise ValueError("scrypt: n is out of bounds")
     return hashlib.scrypt(
-        passphrase.encode(), salt=salt, n=n, r=R, p=P, dklen=length, maxmem=128 * R * (n + P + 2)
+        passphrase.encode(), salt=salt, n=n, r=R, p=P, dklen=32, maxmem=128 * R * (n + P + 2)
     )

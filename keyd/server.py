@@ -16,6 +16,7 @@ import structlog
 
 from keyd import api
 from keyd.admin import Admin
+from keyd.backup import Backups
 from keyd.floods import Flood
 from keyd.heads import Heads
 from keyd.http import Handlers, Refused, Request, Response, refusal, respond
@@ -23,6 +24,7 @@ from keyd.metrics import ANSWERED, CONTENT_TYPE, Metrics
 from keyd.peer import Roles
 from keyd.reasons import Reason
 from keyd.rotation import Rotation
+from keyd.routes.backup import BackupRoutes
 from keyd.routes.ledger import LedgerRoutes
 from keyd.routes.payments import PaymentRoutes
 from keyd.routes.policy import PolicyRoutes
@@ -49,6 +51,7 @@ class Server:
         service: Service,
         admin: Admin,
         rotation: Rotation,
+        backups: Backups,
         roles: Roles,
         clock: Callable[[], int],
         heads: Heads | None = None,
@@ -58,6 +61,7 @@ class Server:
         self.admin = admin
         self.sessions = Sessions(service.ledger, service.entropy)
         self.rotation = rotation
+        self.backups = backups
         self.views = Views(service.ledger, service.policies)
         self.metrics = Metrics(service.ledger, service.policies, clock)
         self._roles = roles
@@ -75,6 +79,7 @@ class Server:
             **PolicyRoutes(self.service, self.admin, self.views, self._roles, self._clock).handlers(),
             **SessionRoutes(self.service, self.sessions, self._roles, self._clock).handlers(),
             **WalletRoutes(self.service.custody, self.rotation, self.views, self._clock).handlers(),
+            **BackupRoutes(self.backups).handlers(),
             **LedgerRoutes(self.service.ledger, self._heads).handlers(),
             **SignInRoutes(SignIns(self.service)).handlers(),
         }

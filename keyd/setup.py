@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from keyd import kek
+from keyd import passphrase as passphrases
 from keyd.config import Settings
 from keyd.files import make_private_directory
 from ledger.errors import LedgerError
@@ -20,10 +23,13 @@ class SetupError(Exception):
         self.hint = hint
 
 
-def initialise(settings: Settings) -> list[str]:
-    """Key-encryption key, state folder, ledger; what was done, a line each. Raises SetupError."""
+def initialise(settings: Settings, passphrase: Callable[[], str] | None = None) -> list[str]:
+    """Key-encryption key, state folder, ledger; what was done, a line each. Raises SetupError.
+
+    `passphrase` gives the one to seal a new key under; without it `kek_file` holds the key in the clear.
+    """
     try:
-        return [_key(settings), _folder(settings), _ledger(settings)]
+        return [_key(settings, passphrase), _folder(settings), _ledger(settings)]
     except OSError as error:
         hint = "run it as the user that keyd runs as, or as root; check the folder's owner and mode"
         raise SetupError(f"{error.filename}: {error.strerror}", hint) from None
@@ -31,11 +37,33 @@ def initialise(settings: Settings) -> list[str]:
         raise SetupError(str(error), error.hint) from None
 
 
-def _key(settings: Settings) -> str:
+def key_of_this_machine(settings: Settings, environment: Mapping[str, str]) -> kek.Kek:
+    """The key-encryption key that keyd would start with here; `kek_file` is made if it is missing.
+
+    Raises SetupError, OSError.
+    """
+    try:
+        if settings.kek_file is not None:
+            kek.create(settings.kek_file, secrets.token_bytes)
+        ask = partial(passphrases.ask, None, environment)
+        return kek.load(settings.kek_file, environment, ask).kek
+    except kek.KekError as error:
+        raise SetupError(str(error), error.hint) from None
+
+
+def _key(settings: Settings, passphrase: Callable[[], str] | None) -> str:
     if settings.kek_file is None:
+        if passphrase is not None:
+            raise SetupError(
+                "a key under a passphrase is kept in a file, and kek_file is not set",
+                "set kek_file in keyd.toml; without it the key is a systemd credential, which needs no passphrase",
+            )
         return "key-encryption key: from the systemd credential (kek_file is not set)"
-    made = kek.create(settings.kek_file, secrets.token_bytes)
-    return f"key-encryption key: {settings.kek_file} {'created' if made else 'exists'}"
+    made = kek.create(settings.kek_file, secrets.token_bytes, passphrase)
+    if not made:
+        return f"key-encryption key: {settings.kek_file} exists"
+    how = "created in the clear: for trying out" if passphrase is None else "created, under the passphrase"
+    return f"key-encryption key: {settings.kek_file} {how}"
 
 
 def _folder(settings: Settings) -> str:

@@ -97,6 +97,9 @@ from keyd.api.signin import (
     SignInRequest,
 )
 from keyd.api.wallets import (
+    BackupMade,
+    BackupMake,
+    BackupPart,
     DamagedWallet,
     KekRotate,
     KekRotated,
@@ -125,6 +128,9 @@ __all__ = [
     "MAX_SESSION_S",
     "SESSION_USER",
     "Authorization",
+    "BackupMade",
+    "BackupMake",
+    "BackupPart",
     "BudgetChange",
     "BudgetView",
     "Caller",

@@ -46,6 +46,8 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = {
     "wallet_restore": Endpoint("POST", "/wallet/restore", frozenset({Role.ADMIN})),
     "wallet_default": Endpoint("POST", "/wallet/default", frozenset({Role.ADMIN})),
     "wallet_export": Endpoint("POST", "/wallet/export", frozenset({Role.ADMIN})),
+    "backup": Endpoint("POST", "/backup", frozenset({Role.ADMIN})),
+    "backup_part": Endpoint("GET", "/backup/{id}", frozenset({Role.ADMIN})),
     "kek": Endpoint("GET", "/wallet/kek", frozenset({Role.ADMIN})),
     "kek_rotate": Endpoint("POST", "/wallet/rotate-kek", frozenset({Role.ADMIN})),
     "ledger_entries": Endpoint("GET", "/ledger/entries", frozenset({Role.ADMIN})),

@@ -119,6 +119,29 @@ class KekRotate(Message):
     """For a key in a systemd credential, which keyd cannot replace: what the new credential holds."""
 
 
+class BackupMake(Message):
+    """`POST /backup`: everything that keyd needs to go on elsewhere, encrypted under a passphrase."""
+
+    passphrase: Annotated[Passphrase, Hidden]
+
+
+class BackupMade(Message):
+    id: str
+    size: int
+    """Bytes."""
+    seq: int
+    hash: str
+    """Head of the ledger in it."""
+    wallets: int
+
+
+class BackupPart(Message):
+    """`GET /backup/{id}?from=OFFSET`: the next bytes. With the last ones keyd forgets the backup."""
+
+    data: Annotated[str, Hidden]
+    """Base64."""
+
+
 class KekRotated(Message):
     id: str
     wallets: int

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from keyd.cli.backup_commands import backup, restore
 from keyd.cli.ca_commands import ca
 from keyd.cli.context import DEFAULT_CONFIG, Invocation
 from keyd.cli.doctor_command import doctor
@@ -46,7 +47,7 @@ def cli(context: click.Context, socket: str | None, config: Path | None) -> None
     context.obj = Invocation(socket or None, config)
 
 
-for command in (init, wallet, x402, ledger, health, doctor, ca, check_config):
+for command in (init, wallet, x402, ledger, health, backup, restore, doctor, ca, check_config):
     cli.add_command(command)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tomllib
+from functools import partial
 from pathlib import Path
 
 import click
 
 from keyd.cli.context import Invocation, invocation, load_settings
 from keyd.cli.errors import CliError, report
+from keyd.cli.key_sources import new_passphrase
 from keyd.cli.render import escaped
 from keyd.client import KeydClient
 from keyd.setup import SetupError, initialise
@@ -17,15 +19,29 @@ EGRESS_KEYS = {"listen", "keyd_socket"}  # top-level keys that only egress.toml 
 
 
 @click.command()
+@click.option(
+    "--passphrase", is_flag=True, help="Seal the key in `kek_file` under a passphrase; asks for it."
+)
+@click.option(
+    "--passphrase-file",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="The same, with the passphrase from FILE.",
+)
 @invocation
-def init(run: Invocation) -> None:
+def init(run: Invocation, passphrase: bool, passphrase_file: Path | None) -> None:
     """Make what keyd needs: key-encryption key (if `kek_file` is set), state folder, ledger.
+
+    Without a passphrase `kek_file` holds the key in the clear, for trying out. With systemd leave `kek_file`
+    out and run osmoda-setup, which seals the key to this machine.
 
     Safe to repeat: what is there already is left as it is. Run it as the user that keyd runs as.
     """
     settings = run.settings()
+    wanted = passphrase or passphrase_file is not None
+    ask = partial(new_passphrase, "the key-encryption key", passphrase_file) if wanted else None
     try:
-        done = initialise(settings)
+        done = initialise(settings, ask)
     except SetupError as error:
         raise CliError(str(error), error.hint) from error
     for line in done:

@@ -19,6 +19,7 @@ from keyd import api, kek
 from keyd.admin import Admin
 from keyd.api import Role
 from keyd.assets import DEFAULT_ASSETS, AssetTable
+from keyd.backup import Backups
 from keyd.client import KeydClient
 from keyd.custody import Custody
 from keyd.domains import DomainPattern
@@ -126,6 +127,7 @@ class Rig:
     admin: Admin
     views: Views
     rotation: Rotation
+    backups: Backups
 
     async def pay(self, *offers: dict[str, Any], what: int = 0, **members: Any) -> Authorized | Deny:
         return await self.service.authorize_payment(EGRESS, intent(*offers, what=what, **members))
@@ -172,7 +174,8 @@ def assemble(path: Path, policies: Policies, clock: Clock, entropy: Callable[[in
     rotation = Rotation(ledger=ledger, custody=custody, source=source, entropy=entropy)
     service = Service(ledger=ledger, custody=custody, policies=policies, entropy=entropy)
     admin = Admin(ledger=ledger, policies=policies, overrides_file=path / "overrides.toml", entropy=entropy)
-    return Rig(service, ledger, clock, wallets, path, admin, Views(ledger, policies), rotation)
+    backups = Backups(ledger=ledger, custody=custody, state_dir=path, config_file=None, entropy=entropy)
+    return Rig(service, ledger, clock, wallets, path, admin, Views(ledger, policies), rotation, backups)
 
 
 @pytest.fixture
@@ -224,7 +227,9 @@ class Keyd:
         self.socket = socket
         self._uids: dict[Role, frozenset[int]] = dict.fromkeys(Role, frozenset())
         self.roles = Roles(self._uids, dict.fromkeys(Role, frozenset()))
-        self.server = Server(rig.service, rig.admin, rig.rotation, self.roles, rig.clock, rig.heads())
+        self.server = Server(
+            rig.service, rig.admin, rig.rotation, rig.backups, self.roles, rig.clock, rig.heads()
+        )
 
     def grant(self, *roles: Role) -> None:
         for role in Role:

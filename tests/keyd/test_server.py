@@ -240,7 +240,7 @@ async def test_a_ledger_that_cannot_be_written_refuses_with_its_own_code(keyd: K
 
 def test_every_endpoint_has_a_handler_and_a_role(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig()
-    server = Server(rig.service, rig.admin, rig.rotation, Roles({}, {}), rig.clock)
+    server = Server(rig.service, rig.admin, rig.rotation, rig.backups, Roles({}, {}), rig.clock)
     assert server.handlers().keys() == api.ENDPOINTS.keys()
     assert all(e.roles for e in api.ENDPOINTS.values())
 

@@ -192,7 +192,9 @@ async def world(make_rig: Callable[..., Rig], tmp_path: Path) -> AsyncIterator[W
     mine = dict.fromkeys(Role, frozenset({os.getuid()}))
     roles = Roles(mine, dict.fromkeys(Role, frozenset()))
     socket = tmp_path / "keyd.sock"
-    async with listening(Server(rig.service, rig.admin, rig.rotation, roles, rig.clock), roles, socket):
+    async with listening(
+        Server(rig.service, rig.admin, rig.rotation, rig.backups, roles, rig.clock), roles, socket
+    ):
         egress = Egress(tmp_path, socket, {"allow_private": ["127.0.0.1"]})
         await asyncio.to_thread(egress.start)
         world = World(chain, seller, rig, egress, socket)

@@ -81,7 +81,7 @@ async def bare_stage(rig: Rig, tmp_path: Path) -> AsyncIterator[Stage]:
     stage = Stage(rig, tmp_path / "keyd.sock", FakeChain(NOON - HEIGHT * BLOCK_S, HEIGHT))
     stage.grant(Role.RECONCILER)
     roles = Roles(stage.uids, dict.fromkeys(Role, frozenset()))
-    server = Server(rig.service, rig.admin, rig.rotation, roles, rig.clock)
+    server = Server(rig.service, rig.admin, rig.rotation, rig.backups, roles, rig.clock)
     async with listening(server, roles, stage.socket):
         yield stage
 
