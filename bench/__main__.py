@@ -25,6 +25,7 @@ MODULES = (
     "keyd",
     "paid",
     "proxy",
+    "load",
 )
 """In the order in which they run. Each is `bench/NAME.py` with `comparisons(stage)`, and has its markers
 `<!-- bench NAME -->` in docs/benchmarks.md. It may have `versions()`: those of its peers."""
@@ -66,9 +67,9 @@ def run(name: str, rounds: int, duration_s: float) -> Report:
     print(f"{name}: {described}", flush=True)
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="osmoda-bench-") as folder, ExitStack() as cleanup:
-        comparisons: Iterator[Comparison] = module.comparisons(Stage(Path(folder), cleanup, duration_s))
-        for comparison in comparisons:
-            for result in measure(comparison, rounds):
+        measured: Iterator[Comparison | Result] = module.comparisons(Stage(Path(folder), cleanup, duration_s))
+        for each in measured:
+            for result in [each] if isinstance(each, Result) else measure(each, rounds):
                 results.append(result)
                 print(f"  {show(result)}", flush=True)
     versions = machine.versions() | (module.versions() if hasattr(module, "versions") else {})

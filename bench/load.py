@@ -1,0 +1,169 @@
+"""Load held: paid and free requests at a steady rate, and afterwards the books of both sides.
+
+The rate is kept by the clock, not by the answers: a proxy that falls behind is asked all the same, and its answers come
+late. The seller checks every signature and every nonce.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import aiohttp
+
+from bench.books import Books, compare_books
+from bench.harness import Bound, Result, Stage, Summary, at_least, at_most, summary
+from bench.process import descriptors, resident_mb
+from bench.stack import egress_for, keyd_with_wallet, seller
+
+PAID_PER_S = 50
+FREE_PER_S = 200
+TIMEOUT_S = 30.0
+WATCH_EVERY_S = 1.0
+SETTLED_IN = 0.2
+"""The part of the run after which memory and descriptors should have stopped growing."""
+MAX_GROWTH_MB = 8.0
+"""From then on, over the whole rest of the run: allocators move by some megabytes, a leak does not stop there."""
+MAX_GROWTH_DESCRIPTORS = 10
+
+
+def comparisons(stage: Stage) -> Iterator[Result]:
+    with (
+        seller(stage.folder) as api,
+        keyd_with_wallet(stage.folder, allowed_domains=[api]) as keyd,
+        egress_for(keyd) as egress,
+    ):
+        watched = {"egress": Watched(egress.program.pid), "keyd": Watched(keyd.program.pid)}
+        load = Load(api, egress.url)
+        asyncio.run(_hold(load, watched, stage.duration_s))
+        books = asyncio.run(compare_books(api, keyd.socket))
+    yield from _answers(load, stage.duration_s)
+    for name, process in watched.items():
+        yield from process.results(name)
+    yield from _drift(books)
+
+
+@dataclass
+class Load:
+    """What was asked, and how it was answered. Times in milliseconds."""
+
+    api: str
+    proxy: str
+    paid_ms: list[float] = field(default_factory=list)
+    free_ms: list[float] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    async def ask(self, session: aiohttp.ClientSession, path: str, taken: list[float]) -> None:
+        began = time.perf_counter()
+        try:
+            async with session.get(self.api + path, proxy=self.proxy) as response:
+                await response.read()
+        except (aiohttp.ClientError, TimeoutError) as error:
+            self.errors.append(f"{path}: {type(error).__name__}: {error}")
+            return
+        if response.status != 200:
+            self.errors.append(f"{path}: {response.status}, {response.headers.get('X-402-Egress')}")
+            return
+        taken.append((time.perf_counter() - began) * 1e3)
+
+    async def at_rate(
+        self,
+        session: aiohttp.ClientSession,
+        paths: Iterator[str],
+        per_s: int,
+        until: float,
+        taken: list[float],
+    ) -> None:
+        asking: set[asyncio.Task[None]] = set()
+        due = time.monotonic()
+        while (now := time.monotonic()) < until:
+            while due <= now:
+                task = asyncio.create_task(self.ask(session, next(paths), taken))
+                asking.add(task)
+                task.add_done_callback(asking.discard)
+                due += 1 / per_s
+            await asyncio.sleep(due - now)
+        await asyncio.gather(*asking)
+
+
+class Watched:
+    """Memory and descriptors of a process, second by second."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._megabytes: list[float] = []
+        self._descriptors: list[int] = []
+
+    def look(self) -> None:
+        self._megabytes.append(resident_mb(self._pid))
+        self._descriptors.append(descriptors(self._pid))
+
+    def results(self, name: str) -> Iterator[Result]:
+        settled = int(len(self._megabytes) * SETTLED_IN)
+        megabytes = summary(self._megabytes)
+        yield _figure(f"resident memory of {name}", "MB", megabytes)
+        grown_mb = _mean(self._megabytes[-settled:]) - _mean(self._megabytes[settled : 2 * settled])
+        yield _figure(f"growth of {name} once settled", "MB", _one(grown_mb), at_most(MAX_GROWTH_MB))
+        grown = _mean(self._descriptors[-settled:]) - _mean(self._descriptors[settled : 2 * settled])
+        yield _figure(
+            f"descriptors more in {name} once settled", "", _one(grown), at_most(MAX_GROWTH_DESCRIPTORS)
+        )
+
+
+async def _hold(load: Load, watched: dict[str, Watched], duration_s: float) -> None:
+    until = time.monotonic() + duration_s
+    items = (f"/item/{number}" for number in itertools.count())
+    connector = aiohttp.TCPConnector(limit=0)
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+        watching = asyncio.create_task(_watch(watched))
+        await asyncio.gather(
+            load.at_rate(session, items, PAID_PER_S, until, load.paid_ms),
+            load.at_rate(session, itertools.repeat("/free"), FREE_PER_S, until, load.free_ms),
+        )
+        watching.cancel()
+
+
+async def _watch(watched: dict[str, Watched]) -> None:
+    while True:
+        for process in watched.values():
+            process.look()
+        await asyncio.sleep(WATCH_EVERY_S)
+
+
+def _answers(load: Load, duration_s: float) -> Iterator[Result]:
+    for error in load.errors[:10]:
+        print(f"  error: {error}", flush=True)
+    yield _figure(
+        f"{PAID_PER_S} paid requests/s held for {duration_s:.0f} s",
+        "answered/s",
+        _one(len(load.paid_ms) / duration_s),
+        at_least(PAID_PER_S * 0.99),
+        more_is_better=True,
+    )
+    yield _figure("errors", "", _one(len(load.errors)), at_most(0))
+    yield _figure("paid request", "ms", summary(load.paid_ms))
+    yield _figure(f"free request, {FREE_PER_S}/s beside them", "ms", summary(load.free_ms))
+
+
+def _drift(books: Books) -> Iterator[Result]:
+    yield _figure("payments in the seller's books", "", _one(books.sold))
+    for name, drift in books.drifts().items():
+        yield _figure(f"drift: {name}", "", _one(drift), at_most(0))
+
+
+def _figure(
+    name: str, unit: str, figures: Summary, target: Bound | None = None, *, more_is_better: bool = False
+) -> Result:
+    return Result(name, unit, more_is_better, "osmoda-x402", figures, target)
+
+
+def _one(value: float) -> Summary:
+    return Summary(value, value, value, value, 1)
+
+
+def _mean(values: list[float] | list[int]) -> float:
+    return sum(values) / max(len(values), 1)
