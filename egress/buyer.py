@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from mitmproxy import http
 from pydantic import ValidationError
 
-from egress import mcp, signin, x402
+from egress import extensions, mcp, signin, x402
 from egress.decisions import Challenge, PassOn, Pay, Probe, Repeat, SignIn
 from egress.exchange import Exchange, Payment
 from egress.fingerprint import fingerprint
@@ -26,6 +27,8 @@ from keyd.reasons import Reason
 
 _SAFE: Final = ("GET", "HEAD")
 """Methods that may be sent once more than the application did (RFC 9110 section 9.2.1)."""
+MAX_SIGNED_OFFERS: Final = 32 * 1024
+"""Bytes of signed offers that are handed to keyd; one takes about half a KB."""
 _CODE: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
 _log = structlog.get_logger("egress")
@@ -193,6 +196,7 @@ def sign_request(
         x402_version=required.version,
         dialect=required.dialect,
         offers=list(required.accepts),
+        signed_offers=_signed_offers(required.extensions),
         resource_url=None if resource_url is None else resource_url[:2048],
         max_spend=wishes.max_spend,
         prefer=wishes.prefer,
@@ -203,6 +207,17 @@ def _unfit(error: ValidationError) -> Reason:
     """A limit that keyd would not even be told of refuses as one that it cannot read."""
     by_app = {"intent", "max_spend", "prefer"}.intersection(fault["loc"][0] for fault in error.errors())
     return Reason.APP_LIMIT_MALFORMED if by_app else Reason.REQUEST_MALFORMED
+
+
+def _signed_offers(offered: Mapping[str, Any] | None) -> list[Any]:
+    """What the seller signed of its offers (extension `offer-receipt`), for the record; nothing if it is too much."""
+    found: Any = offered
+    for member in (extensions.OFFER_RECEIPT, "info", "offers"):
+        found = found.get(member) if isinstance(found, Mapping) else None
+    if not isinstance(found, list):
+        return []
+    found = found[: api.MAX_OFFERS]
+    return found if extensions.size({"offers": found}) <= MAX_SIGNED_OFFERS else []
 
 
 def _path(request: http.Request) -> str:

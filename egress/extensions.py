@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 PAYMENT_IDENTIFIER: Final = "payment-identifier"
+OFFER_RECEIPT: Final = "offer-receipt"
 _BAZAAR: Final = "bazaar"
 
 type Extensions = Mapping[str, Any]

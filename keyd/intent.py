@@ -35,6 +35,8 @@ class Intent:
     offers: tuple[PaymentRequirements | Unpayable, ...]
     resource_url: str | None
     wallet_id: str | None
+    signed_offers: tuple[object, ...] = ()
+    """As received (`keyd.attestations`)."""
     dialect: str = "x402"
     """How the seller wrote the offers: "x402" or "flat"."""
     session: str | None = None
@@ -92,6 +94,7 @@ def from_request(request: api.SignRequest, assets: AssetTable, now_s: int) -> In
         offers=offers,
         resource_url=request.resource_url,
         wallet_id=request.wallet_id,
+        signed_offers=tuple(request.signed_offers),
         dialect=request.dialect,
         session=request.session,
         started_us=request.started_at,

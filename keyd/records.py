@@ -8,7 +8,8 @@ from __future__ import annotations
 import sqlite3
 from typing import Any, Final
 
-from keyd import api, eip3009, facts, proposals, sessions
+from keyd import api, attestations, eip3009, facts, proposals, sessions
+from keyd.attestations import Paid
 from keyd.eip3009 import Authorization
 from keyd.evidence import Evidence
 from keyd.facts import Kind
@@ -86,6 +87,34 @@ def signed(
         "valid_before": authorization.valid_before,
         "wallet": wallet,
     }
+
+
+def signed_offer(intent: Intent, offer: Offer, payer: str, now_s: int) -> Data:
+    """What the seller signed about the offer that is paid, if it did."""
+    paid = Paid(
+        origin=str(intent.origin),
+        network=offer.asset.network,
+        asset=offer.asset.address,
+        pay_to=offer.pay_to,
+        amount=offer.amount,
+        payer=payer,
+    )
+    found = attestations.offer_evidence(intent.signed_offers, paid, now_s)
+    return {} if found is None else {"signed_offer": found}
+
+
+def signed_receipt(payment: Payment, report: api.OutcomeReport, found: Evidence, now_s: int) -> Data:
+    """What the seller signed about the payment that it took, if it did."""
+    paid = Paid(
+        origin=payment.domain if "://" in payment.domain else f"https://{payment.domain}",
+        network=payment.network,
+        asset=payment.asset,
+        pay_to=payment.authorization.to,
+        amount=payment.amount,
+        payer=payment.authorization.from_,
+    )
+    receipt = attestations.receipt_evidence(report.settlement, paid, found.transaction, now_s)
+    return {} if receipt is None else {"receipt": receipt}
 
 
 def signed_facts(payment_id: str, intent: Intent, decision: Allow, standing: Standing) -> Data:

@@ -124,6 +124,7 @@ class Service:
             payment_id, intent, asked, payer.label, verdict.offer, authorization, now_s, day
         )
         data |= records.signed_facts(payment_id, intent, verdict.allowed, record)
+        data |= records.signed_offer(intent, verdict.offer, payer.address, now_s)
         data |= self._shadow(tx, intent, payer, record)
         tx.append("x402.payment.signed", str(peer), data)
         return Recorded(payment_id, verdict.offer, authorization, payer, repeat=False)
@@ -158,6 +159,7 @@ class Service:
         signed = Signed(payment.authorization.from_, payment.network, payment.amount)
         found = evidence.weigh(signed, report)
         data = records.outcome(payment, report, found) | records.outcome_facts(tx.db, payment, found)
+        data |= records.signed_receipt(payment, report, found, tx.now // 1_000_000)
         tx.append(f"x402.payment.{found.state}", str(peer), data)
         return _state_of(tx, payment)
 

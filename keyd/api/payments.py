@@ -77,6 +77,8 @@ class SignRequest(Message):
     dialect: Literal["x402", "flat"] = "x402"
     """How `offers` are written. `flat`: osModa's `{amount, asset, chain, payTo, expiry}`, with version 2."""
     offers: Annotated[list[Any], Field(min_length=1, max_length=MAX_OFFERS)]
+    signed_offers: Annotated[list[Any], Field(max_length=MAX_OFFERS)] = Field(default_factory=list)
+    """`info.offers` of the extension `offer-receipt`, as received: kept as evidence if it holds, never a condition."""
     resource_url: Text | None = None
     """`resource.url` as the seller stated it: recorded and compared, never what policy judges."""
     started_at: Annotated[int, Field(ge=0)] | None = None

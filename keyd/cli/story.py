@@ -116,6 +116,7 @@ def _signed(data: Data) -> Iterator[str]:
     yield f"{_said(data, 'amount')} atomic units of {_said(data, 'asset_symbol')} to {recipient}{until}"
     if isinstance(authorization, dict):
         yield f"nonce {_said(authorization, 'nonce')}"
+    yield from _attested(data.get("signed_offer"), "offer")
     refused = data.get("would_refuse")
     if isinstance(refused, dict):
         yield f"overrides on trial would have refused it: {_said(refused, 'code')} ({_said(refused, 'detail')})"
@@ -133,6 +134,16 @@ def _outcome(data: Data) -> Iterator[str]:
     yield from (str(note) for note in notes) if isinstance(notes, list) else ()
     if isinstance(data.get("transaction"), str):
         yield f"transaction {data['transaction']}"
+    yield from _attested(data.get("receipt"), "receipt")
+
+
+def _attested(evidence: object, what: str) -> Iterator[str]:
+    if not isinstance(evidence, dict):
+        return
+    notes = evidence.get("notes")
+    odd = "; ".join(str(note) for note in notes) if isinstance(notes, list) else ""
+    by = "signed by the recipient" if evidence.get("verified") is True else "signed by nobody we know"
+    yield f"the seller's {what} is on record, {by}" + (f" ({odd})" if odd else "")
 
 
 def _released(data: Data) -> Iterator[str]:

@@ -182,6 +182,16 @@ def test_show_tells_the_story_from_the_offer_to_the_proof(keyd, ask):
             {"proof": {"block_number": 9, "block_hash": "0x00", "sources": 1}},
             "the chain says at block 9: not used, and void\n",
         ),
+        (
+            "settled",
+            {"http_status": 200, "receipt": {"verified": True, "notes": []}},
+            "the seller's receipt is on record, signed by the recipient\n",
+        ),
+        (
+            "signed",
+            {"signed_offer": {"verified": False, "notes": ["it had expired", "it names another host"]}},
+            "offer is on record, signed by nobody we know (it had expired; it names another host)\n",
+        ),
     ],
 )
 def test_every_end_has_its_words(what, data, said):
@@ -206,6 +216,8 @@ def test_nothing_in_an_entry_can_steer_the_terminal_or_forge_a_line(what):
         "would_refuse": {"code": HOSTILE, "detail": HOSTILE},
         "notes": [HOSTILE],
         "transaction": HOSTILE,
+        "signed_offer": {"notes": [HOSTILE], "verified": HOSTILE},
+        "receipt": {"notes": [HOSTILE], "verified": HOSTILE},
     }
     hostile = entry(15, what, 3, **data).model_copy(update={"actor": HOSTILE, "ts": HOSTILE})
     told = story_text(STORY.model_copy(update={"entries": [hostile]}))
@@ -215,7 +227,7 @@ def test_nothing_in_an_entry_can_steer_the_terminal_or_forge_a_line(what):
 
 @pytest.mark.parametrize("what", ["attempt", "signed", "refused", "settled", "released", "new"])
 @pytest.mark.parametrize(
-    "data", [{}, {"offers": 1, "authorization": 2, "proof": 3, "notes": 4, "transaction": 5}]
+    "data", [{}, {"offers": 1, "authorization": 2, "proof": 3, "notes": 4, "transaction": 5, "receipt": 6}]
 )
 def test_a_story_is_told_whatever_its_entries_lack(what, data):
     told = story_text(STORY.model_copy(update={"entries": [entry(15, what, 3, **data)]}))

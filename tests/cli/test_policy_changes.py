@@ -36,6 +36,8 @@ def patch_of(keyd) -> dict[str, object]:
         (["allow", "api.example.com"], {"allow": ["api.example.com"]}),
         (["allow", "a.example.com", "*.b.example"], {"allow": ["a.example.com", "*.b.example"]}),
         (["deny", "bad.example.com"], {"deny": ["bad.example.com"]}),
+        (["signin", "allow", "api.example.com"], {"signin_allow": ["api.example.com"]}),
+        (["signin", "deny", "API.example.com"], {"signin_deny": ["api.example.com"]}),
         (["budget", "2.50"], {"daily_budget_usd": "2.50"}),
         (["cap", "0.05"], {"max_payment_usd": "0.05"}),
         (

@@ -176,6 +176,30 @@ async def test_a_repeat_that_keyd_signs_again_carries_the_same_identifier(world:
     assert first["extensions"]["payment-identifier"]["info"]["id"] == f"pay_{7:032x}"
 
 
+async def test_signed_offers_reach_keyd_as_they_came(world: World) -> None:
+    signed = [{"format": "jws", "signature": "a.b.c"}, "text"]
+    terms = {**TERMS, "extensions": {"offer-receipt": {"info": {"offers": signed}}}}
+    refusal = response(402, {"PAYMENT-REQUIRED": encode(terms)}, b"pay first")
+    script = selling(lambda _: paid_answer(), lambda _: refusal)
+    async with world.serving(script) as upstream, world.app(upstream) as app:
+        assert (await app.get()).status == 200
+    assert world.keyd.requests[0].signed_offers == signed
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [None, {}, {"info": []}, {"info": {"offers": {}}}, {"info": {"offers": ["x" * 40_000]}}],
+    ids=["null", "empty", "list", "object", "too much"],
+)
+async def test_signed_offers_without_form_change_nothing(world: World, entry: Any) -> None:
+    terms = {**TERMS, "extensions": {"offer-receipt": entry}}
+    refusal = response(402, {"PAYMENT-REQUIRED": encode(terms)}, b"pay first")
+    script = selling(lambda _: paid_answer(), lambda _: refusal)
+    async with world.serving(script) as upstream, world.app(upstream) as app:
+        assert (await app.get()).status == 200
+    assert world.keyd.requests[0].signed_offers == []
+
+
 # -- 412 with terms ------------------------------------------------------------------------------------------
 
 PRECONDITION = response(412, {"PAYMENT-REQUIRED": encode(TERMS)}, b"allowance first")
