@@ -23,6 +23,7 @@ from ledger.states import State
 COLUMNS: Final = (
     "date", "domain", "caller", "purpose", "amount", "asset", "usd", "network", "pay_to", "transaction",
     "payment_id", "state", "proven", "delivered", "wallet", "amount_atomic", "asset_address", "signed_at",
+    "session",
 )  # fmt: skip
 """Of the CSV. `amount` in whole tokens, where the entry says how many decimals those have; `usd` what the payment
 counted for in the budget; `amount_atomic` exact in any case."""
@@ -60,6 +61,8 @@ class Bought(NamedTuple):
     decimals: int | None
     transaction: str | None
     """Of the chain, if it is proven; otherwise as the seller claims."""
+    session: str | None = None
+    """Label and id of the session that it was made in, "research/5891b5b522d5df08"."""
 
     @property
     def amount(self) -> str | None:
@@ -132,6 +135,7 @@ def _row(bought: Bought) -> tuple[str | None, ...]:
         payment.payment_id, payment.state.value, "yes" if payment.proven else "no",
         "yes" if payment.delivered else "no", payment.wallet, payment.amount, payment.asset,
         datetime.fromtimestamp(payment.signed_at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        bought.session,
     )  # fmt: skip
 
 
@@ -171,6 +175,7 @@ def _beancount(db: sqlite3.Connection, period: Period) -> Iterator[str]:
                 "amount_atomic": payment.amount,
                 "pay_to": bought.pay_to,
                 "transaction": bought.transaction,
+                "session": bought.session,
             },
         )
 
@@ -204,7 +209,16 @@ def _bought(payment: Payment, story: list[dict[str, Any]], attempt: Mapping[str,
         symbol=symbol if isinstance(symbol, str) else None,
         decimals=decimals if isinstance(decimals, int) and 0 <= decimals <= 255 else None,  # ERC-20: uint8
         transaction=transactions[0] if transactions else None,
+        session=_session(signed.get("session")),
     )
+
+
+def _session(value: object) -> str | None:
+    """ "research/5891b5b522d5df08", if the payment's entry names a session."""
+    match value:
+        case {"id": str(id_), "label": str(label)}:
+            return f"{label}/{id_}"
+    return None
 
 
 def _attempt(db: sqlite3.Connection, signed: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import hashlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,8 +20,10 @@ from keyd.policy import Deny
 from keyd.reasons import Reason
 from keyd.service import Authorized
 from keyd.sessions import MAX_OPEN_OF_CALLER, OPENINGS_PER_MINUTE, Sessions
+from keyd.whatif import replay
+from ledger.export import Period, export_file
 from ledger.verify import verify
-from tests.keyd.conftest import EGRESS, POLICY, Clock, Entropy, Rig, offer
+from tests.keyd.conftest import EGRESS, PAYER, POLICY, Clock, Entropy, Rig, offer
 
 ALICE = Peer(pid=2, uid=1000, gid=1000)
 BOB = Peer(pid=3, uid=1001, gid=1001)
@@ -251,3 +254,24 @@ async def test_no_sequence_of_payments_exceeds_any_of_the_nested_budgets(
         elif not (foreign and name != "none"):  # refused for want of budget alone
             assert any(spent[key] + amount > limits[key] for key in counted), result
     rig.ledger.close()
+
+
+async def test_the_export_names_the_session(rig: Rig, sessions: Sessions) -> None:
+    session = await opened(sessions)
+    await rig.paid(session=digest_of(session))
+    await rig.paid(what=1)
+    named = f"research/{session.session.id}"
+    lines = "".join(export_file(rig.ledger.path, "csv", Period())).splitlines()
+    inside, outside = csv.DictReader(lines)
+    assert (inside["session"], outside["session"]) == (named, "")
+    assert "".join(export_file(rig.ledger.path, "beancount", Period())).count(f'session: "{named}"') == 1
+
+
+async def test_a_replay_leaves_refusals_of_sessions_as_they_were(rig: Rig, sessions: Sessions) -> None:
+    session = await opened(sessions, "0.001")
+    await rig.paid(session=digest_of(session))
+    await rig.refused(what=1, session=digest_of(session))
+    await rig.refused(what=2, session="0" * 64)
+    generous = replace(POLICY, daily_budget=10**9)
+    result = replay(rig.entries(), generous, PAYER)
+    assert (result.was.paid, result.was.refused, result.differences) == (1, 2, [])
