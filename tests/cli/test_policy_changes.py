@@ -143,6 +143,8 @@ def test_a_change_beyond_the_limits_is_refused_with_the_way_out(keyd, ask):
         (["cap"], "Missing argument"),
         (["cap", "$1"], "is not a USD amount"),
         (["allow"], "Missing argument"),
+        (["signin", "allow"], "Missing argument"),
+        (["signin", "allow", "*.example.com"], "stands for many domains"),
         (["deny"], "Missing argument"),
         (["allow", *["a.example"] * 101], "at most 100 domains"),
         (["freeze", "x" * 201], "more than 200 characters"),
