@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from keyd import api
@@ -55,6 +55,15 @@ def weigh(signed: Signed, report: api.OutcomeReport) -> Evidence:
     refused = status is not None and 400 <= status < 500
     state: State = "refused" if refused else "unknown"
     return Evidence(state, delivered, None, tuple(notes), not_sent=report.failure == "not_sent")
+
+
+def used_before(found: Evidence, other: str) -> Evidence:
+    """What is left of a receipt whose transaction settled payment `other` already, as it or somebody else claimed.
+
+    One transfer pays once. A facilitator that settles several payments in one transaction has the chain for a witness.
+    """
+    note = f"transaction {found.transaction} was the receipt of payment {other} already"
+    return replace(found, state="unknown", transaction=None, notes=(*found.notes, note))
 
 
 RELEASE_MARGIN_S: Final = 120

@@ -20,6 +20,8 @@ class Kind(StrEnum):
     """domain → {network, asset, pay_to} of its first payment"""
     PRICE = "price"
     """domain, method and path → micro-USD of the first payment"""
+    RECEIPT = "receipt"
+    """network and transaction → the payment that a seller claimed, or the chain proved, it settled"""
     TROUBLE = "trouble"
     """domain → payments in a row that were not delivered or not proven"""
     CUSTOMER = "customer"
@@ -72,6 +74,11 @@ def under(db: sqlite3.Connection, kind: Kind, prefix: str) -> list[str]:
         "SELECT key FROM facts WHERE kind = ? AND substr(key, 1, ?) = ?", (kind.value, len(prefix), prefix)
     )
     return [str(key) for (key,) in rows]
+
+
+def receipt_key(network: str, transaction: str) -> str:
+    """Key of a receipt: CAIP-2 network, and the transaction's hash in lower case."""
+    return f"{network} {transaction.lower()}"
 
 
 def price_prefix(domain: str) -> str:

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, Final
 
 from keyd.api import SpendBy
@@ -16,6 +17,8 @@ from ledger.entry import Entry
 SETTLE_MARGIN_S: Final = 120
 """After `validBefore` a block with an older timestamp may still be on its way: chains lag, clocks differ.
 Until then the intent gets neither the old authorization nor a new one (docs/adr/0004)."""
+LATE_LOOK_S: Final = 86_400
+"""After `validBefore`: a released payment is asked about again from then on, for as long."""
 COOL_DOWN_S: Final = 10
 """After a server refused a payment, its own retry loop must not be answered with the same header at once."""
 
@@ -29,6 +32,9 @@ _SELECT: Final = (
 _BY_ID: Final = _SELECT + "WHERE payment_id = ?"
 _LATEST_OF_INTENT: Final = _SELECT + "WHERE intent_key = ? ORDER BY signed_seq DESC LIMIT 1"
 _UNPROVEN: Final = _SELECT + "WHERE proven = 0 AND signed_seq > ? ORDER BY signed_seq LIMIT ?"
+_RELEASED: Final = _SELECT + (
+    "WHERE state = 'released' AND valid_before BETWEEN ? AND ? AND signed_seq > ? ORDER BY signed_seq LIMIT ?"
+)
 _NEWEST: Final = _SELECT + (
     "WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR domain = ?2) ORDER BY signed_seq DESC LIMIT ?3"
 )
@@ -116,9 +122,15 @@ def overlaps(db: sqlite3.Connection, payment: Payment, started_us: int | None, n
     return started_us < datetime.fromisoformat(delivered_at).timestamp() * 1_000_000
 
 
-def unproven(db: sqlite3.Connection, after: int, limit: int) -> list[Payment]:
-    """Payments signed after entry `after` whose end the chain has not confirmed, oldest first."""
-    return _payments(db.execute(_UNPROVEN, (after, limit)).fetchall())
+def to_ask_about(db: sqlite3.Connection, after: int, now_s: int, limit: int) -> list[Payment]:
+    """Payments signed after entry `after` whose end the chain has not confirmed, oldest first.
+
+    And those released a day ago, once more: the budget that they gave back rests on servers that may have lied.
+    """
+    day = (now_s - 2 * LATE_LOOK_S, now_s - LATE_LOOK_S)
+    rows = db.execute(_UNPROVEN, (after, limit)).fetchall()
+    rows += db.execute(_RELEASED, (*day, after, limit)).fetchall()
+    return sorted(_payments(rows), key=attrgetter("signed_seq"))[:limit]
 
 
 def newest(db: sqlite3.Connection, *, state: str | None, domain: str | None, limit: int) -> list[Payment]:

@@ -176,21 +176,34 @@ def outcome(payment: Payment, report: api.OutcomeReport, found: Evidence) -> Dat
     }
 
 
+def claimed(db: sqlite3.Connection, payment: Payment, transaction: str) -> str | None:
+    """The other payment whose receipt `transaction` was; None if there is none."""
+    other: str | None = facts.get(db, Kind.RECEIPT, facts.receipt_key(payment.network, transaction))
+    return None if other == payment.payment_id else other
+
+
+def _receipt(payment: Payment, transaction: str | None) -> list[facts.Fact]:
+    if transaction is None:
+        return []
+    return [facts.put(Kind.RECEIPT, facts.receipt_key(payment.network, transaction), payment.payment_id)]
+
+
 def proven(db: sqlite3.Connection, payment: Payment, found: api.ChainEvidence, state: str) -> Data:
     """`x402.payment.settled|released` on proof from the chain."""
     data: Data = {
+        "facts": _receipt(payment, found.transaction),
         "payment_id": payment.payment_id,
         "proof": found.model_dump(mode="json", exclude={"payment_id", "transaction"}),
         "transaction": found.transaction,
     }
     if state == "settled" and payment.delivered and facts.get(db, Kind.TROUBLE, payment.domain) is not None:
-        data["facts"] = [facts.put(Kind.TROUBLE, payment.domain, None)]
+        data["facts"].append(facts.put(Kind.TROUBLE, payment.domain, None))
     return data
 
 
 def outcome_facts(db: sqlite3.Connection, payment: Payment, found: Evidence) -> Data:
-    """What an outcome says about the host, beside the payment."""
-    changes: list[facts.Fact] = []
+    """What an outcome says about its receipt and about the host, beside the payment."""
+    changes = _receipt(payment, found.transaction)
     if payment.state == "signed":  # its first outcome; later ones say nothing new about the host
         changes += _trouble_facts(db, payment.domain, found)
     paid = found.delivered or found.state == "settled"

@@ -158,6 +158,9 @@ class Service:
             return Deny(Reason.PAYMENT_UNKNOWN, f"payment {report.payment_id}")
         signed = Signed(payment.authorization.from_, payment.network, payment.amount)
         found = evidence.weigh(signed, report)
+        other = None if found.transaction is None else records.claimed(tx.db, payment, found.transaction)
+        if other is not None:
+            found = evidence.used_before(found, other)
         data = records.outcome(payment, report, found) | records.outcome_facts(tx.db, payment, found)
         data |= records.signed_receipt(payment, report, found, tx.now // 1_000_000)
         tx.append(f"x402.payment.{found.state}", str(peer), data)

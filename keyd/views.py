@@ -114,9 +114,10 @@ class Views:
             payment=self._payment(found[0]), entries=[ledger_entry(entry) for entry in found[1]]
         )
 
-    def open_payments(self, after: int) -> api.OpenPayments:
-        """What a reconciler has to ask the chain about: every payment whose end is not proven."""
-        rows = self._ledger.read(lambda db: payments.unproven(db, after, MAX_OPEN))
+    def open_payments(self, after: int, now_us: int) -> api.OpenPayments:
+        """What a reconciler has to ask the chain about: every payment whose end is not proven, and late looks."""
+        now_s = now_us // 1_000_000
+        rows = self._ledger.read(lambda db: payments.to_ask_about(db, after, now_s, MAX_OPEN))
         return api.OpenPayments(
             payments=[_open_payment(payment) for payment in rows],
             next=rows[-1].signed_seq if len(rows) == MAX_OPEN else None,

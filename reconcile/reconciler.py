@@ -144,11 +144,15 @@ async def _conclude(
             summary.open += 1
         case Agreed() as agreed:
             transaction = await network.transaction(payment) if agreed.used else None
-            await _report(keyd, _evidence(payment, agreed, transaction), summary, log)
+            await _report(keyd, payment, _evidence(payment, agreed, transaction), summary, log)
 
 
 async def _report(
-    keyd: KeydClient, evidence: ChainEvidence, summary: Summary, log: structlog.typing.FilteringBoundLogger
+    keyd: KeydClient,
+    payment: OpenPayment,
+    evidence: ChainEvidence,
+    summary: Summary,
+    log: structlog.typing.FilteringBoundLogger,
 ) -> None:
     """keyd, not this program, says what the evidence proves."""
     try:
@@ -160,6 +164,8 @@ async def _report(
     if evidence.used and reply.state == "settled":
         summary.settled += 1
         log.info("reconcile.payment.settled", block=evidence.block_number, transaction=evidence.transaction)
+    elif reply.state == payment.state == "released":
+        log.info("reconcile.payment.still_released", block=evidence.block_number)
     elif reply.state == "released":
         summary.released += 1
         log.info("reconcile.payment.released", block=evidence.block_number)

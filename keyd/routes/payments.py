@@ -66,7 +66,7 @@ class PaymentRoutes:
         return respond(api.OutcomeReply.model_validate({"payment_id": report.payment_id, "state": state}))
 
     async def open_payments(self, request: Request) -> Response:
-        return respond(self._views.open_payments(number(request, "after", default=0)))
+        return respond(self._views.open_payments(number(request, "after", default=0), self._clock()))
 
     async def evidence(self, request: Request) -> Response:
         evidence = await parse(request, api.ChainEvidence)

@@ -118,7 +118,9 @@ async def test_an_archived_wallet_signs_nothing_not_even_a_repeat(rig: Rig, cust
     assert wallet(await custody.archive(ADMIN, "research", even_default=False)).archived
     assert (await rig.refused(wallet_id="research")).reason is Reason.WALLET_ARCHIVED
     assert (await rig.refused(what=2, wallet_id="research")).reason is Reason.WALLET_ARCHIVED
-    assert [p.payment_id for p in rig.views.open_payments(0).payments] == [paid.payment.payment_id]
+    assert [p.payment_id for p in rig.views.open_payments(0, rig.clock()).payments] == [
+        paid.payment.payment_id
+    ]
     assert rig.entries("wallet.archived")[0].data["open_payments"] == 1
 
 

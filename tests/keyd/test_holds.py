@@ -295,6 +295,6 @@ async def test_a_restart_keeps_pins_questions_approvals_quarantine_and_freeze(
 def test_roles_and_kinds_are_spelled_as_the_record_spells_them() -> None:
     assert {kind.value for kind in Kind} == {
         "pin", "price", "trouble", "pending", "approval", "frozen", "overrides", "base", "session",
-        "session_payment", "wallet", "default-wallet", "kek", "customer",
+        "session_payment", "wallet", "default-wallet", "kek", "customer", "receipt",
     }  # fmt: skip
     assert {role.value for role in Role} == {"egress", "admin", "agent", "reconciler"}

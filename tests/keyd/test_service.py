@@ -331,12 +331,12 @@ async def test_budget_comes_back_only_on_proof_after_the_authorization_is_dead(r
 async def test_the_chain_can_settle_what_nobody_reported(rig: Rig) -> None:
     first = await rig.paid()
     await rig.report(first, http_status=502)
-    assert [p.state for p in rig.views.open_payments(0).payments] == ["unknown"]
+    assert [p.state for p in rig.views.open_payments(0, rig.clock()).payments] == ["unknown"]
     transaction = "0x" + "ef" * 32
     used = proof(first, used=True, at=1, transaction=transaction)
     assert await rig.service.record_evidence(EGRESS, used) == "settled"
     assert rig.entries("x402.payment.settled")[0].data["transaction"] == transaction
-    assert rig.views.open_payments(0).payments == []
+    assert rig.views.open_payments(0, rig.clock()).payments == []
     assert rig.view().spent_today == "0.001"
 
 
@@ -354,7 +354,9 @@ async def test_what_the_chain_proved_settled_is_never_released(rig: Rig) -> None
 async def test_a_receipt_that_the_chain_refutes_does_not_keep_the_budget_spent(rig: Rig) -> None:
     first = await rig.paid()
     assert await rig.report(first, http_status=200, settlement=SETTLED) == "settled"
-    assert [p.state for p in rig.views.open_payments(0).payments] == ["settled"]  # only the seller said so
+    assert [p.state for p in rig.views.open_payments(0, rig.clock()).payments] == [
+        "settled"
+    ]  # only the seller said so
     rig.clock.advance(10_000)
     never = proof(first, used=False, at=rig.clock.now_us // 1_000_000)
     assert await rig.service.record_evidence(EGRESS, never) == "released"
@@ -383,9 +385,66 @@ async def test_open_payments_are_told_in_pieces(rig: Rig, monkeypatch: pytest.Mo
     monkeypatch.setattr("keyd.views.MAX_OPEN", 2)
     for n in range(3):
         await rig.paid(what=n)
-    first = rig.views.open_payments(0)
+    first = rig.views.open_payments(0, rig.clock())
     assert first.next is not None
-    second = rig.views.open_payments(first.next)
+    second = rig.views.open_payments(first.next, rig.clock())
     assert len(first.payments) == 2
     assert len(second.payments) == 1
     assert second.next is None
+
+
+# --- one transaction, one payment
+
+
+async def test_a_receipt_that_another_payment_had_proves_nothing(rig: Rig) -> None:
+    first, second = await rig.paid(what=1), await rig.paid(what=2)
+    assert await rig.report(first, http_status=200, settlement=SETTLED) == "settled"
+    assert await rig.report(first, http_status=200, settlement=SETTLED) == "settled"  # its own, again
+    copied = SETTLED | {"transaction": SETTLED["transaction"].upper().replace("0X", "0x")}
+    assert await rig.report(second, http_status=200, settlement=copied) == "unknown"
+    recorded = rig.entries("x402.payment.unknown")[0].data
+    assert recorded["transaction"] is None
+    assert recorded["notes"] == [
+        f"transaction {SETTLED['transaction']} was the receipt of payment {first.payment.payment_id} already"
+    ]
+    assert recorded["delivered"] is True  # the program has its answer, and the money stays counted
+    assert rig.view().spent_today == "0.002"
+    assert (
+        await rig.report(second, http_status=200, settlement=SETTLED | {"transaction": "0x" + "cd" * 32})
+        == "settled"
+    )
+
+
+async def test_a_transaction_that_the_chain_proved_for_one_payment_is_no_receipt_of_another(rig: Rig) -> None:
+    first, second = await rig.paid(what=1), await rig.paid(what=2)
+    used = proof(first, used=True, at=1, transaction=SETTLED["transaction"])
+    assert await rig.service.record_evidence(EGRESS, used) == "settled"
+    assert await rig.report(second, http_status=200, settlement=SETTLED) == "unknown"
+
+
+async def test_the_chain_settles_several_payments_in_one_transaction(rig: Rig) -> None:
+    """A claim twice is suspicious; a proof is a proof."""
+    first, second = await rig.paid(what=1), await rig.paid(what=2)
+    assert await rig.report(first, http_status=200, settlement=SETTLED) == "settled"
+    used = proof(second, used=True, at=1, transaction=SETTLED["transaction"])
+    assert await rig.service.record_evidence(EGRESS, used) == "settled"
+    assert rig.views.open_payments(0, rig.clock()).payments[0].payment_id == first.payment.payment_id
+
+
+async def test_a_released_payment_is_asked_about_once_more_a_day_later(rig: Rig) -> None:
+    first = await rig.paid()
+    valid_before = first.payment.authorization.valid_before
+    rig.clock.now_us = (valid_before + 121) * 1_000_000
+    released = proof(first, used=False, at=valid_before + 121)
+    assert await rig.service.record_evidence(EGRESS, released) == "released"
+    asked = {}
+    for hours in (1, 23, 25, 47, 49):
+        rig.clock.now_us = (valid_before + hours * 3600) * 1_000_000
+        asked[hours] = [p.state for p in rig.views.open_payments(0, rig.clock()).payments]
+    assert asked == {1: [], 23: [], 25: ["released"], 47: ["released"], 49: []}
+    assert (
+        await rig.service.record_evidence(EGRESS, released) == "released"
+    )  # still unused: nothing to record
+    assert len(rig.entries("x402.payment.released")) == 1
+    assert await rig.service.record_evidence(EGRESS, proof(first, used=True, at=valid_before)) == "settled"
+    assert [row.usd for row in rig.views.spend(api.SpendBy.DAY, "2026-11-21").rows] == ["0.001"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import tempfile
 from collections.abc import Iterator
@@ -30,7 +31,14 @@ from tests.keyd.conftest import EGRESS, PAYER, POLICY, SELLER, Clock, Entropy, R
 
 VERDICTS = ("x402.payment.signed", "x402.payment.rejected")
 SETTLED = {"success": True, "transaction": "0x" + "ab" * 32, "network": "eip155:84532", "payer": PAYER}
-DELIVERED = {"http_status": 200, "settlement": SETTLED}
+_transactions = itertools.count(1)
+
+
+def delivered() -> dict[str, Any]:
+    """What egress reports of an answer with a receipt; each time of another transaction."""
+    return {"http_status": 200, "settlement": SETTLED | {"transaction": f"0x{next(_transactions):064x}"}}
+
+
 OTHER_SELLER = "0x857b06519E91e3A54538791bDbb0E22373e36b66"
 HOSTS = ["api.example.com", "other.example.com"]
 STRICT = replace(
@@ -66,7 +74,7 @@ def steps(seed: int, count: int) -> list[tuple[Any, ...]]:
         price = chance.choice([9_000, 9_000, 9_000, 12_000, 17_000, 20_000, 31_000, 41_000])
         recipient = chance.choice([SELLER] * 12 + [OTHER_SELLER])
         pay = ("pay", chance.choice(HOSTS), max(0, what - chance.choice([0, 0, 0, 1, 2])), price, recipient)
-        report = ("report", chance.choice([*[DELIVERED] * 5, {"http_status": 402}, {"failure": "timeout"}]))
+        report = ("report", chance.choice([*[delivered()] * 5, {"http_status": 402}, {"failure": "timeout"}]))
         person = [
             *[("approve",)] * 3,
             ("freeze",),
@@ -188,7 +196,7 @@ async def entries_of(rig: Rig, *amounts: str) -> list[Entry]:
     for what, amount in enumerate(amounts):
         outcome = await rig.pay(offer(amount), what=what, path=f"/{what}")
         if isinstance(outcome, Authorized):
-            await rig.report(outcome, **DELIVERED)
+            await rig.report(outcome, **delivered())
     return rig.entries()
 
 
@@ -227,7 +235,7 @@ async def test_a_policy_that_asks_a_person_pays_only_what_a_person_approved(rig:
     assert held.reason is Reason.APPROVAL_REQUIRED
     await rig.admin.decide(EGRESS, rig.view().pending[0].id, approve=True)
     await rig.paid(offer("6000"), what=1)
-    await rig.report(await rig.paid(offer("4000"), what=2, path="/other"), **DELIVERED)
+    await rig.report(await rig.paid(offer("4000"), what=2, path="/other"), **delivered())
     result = replay(rig.entries(), replace(POLICY, approve_above=3_000), PAYER)
     assert [(str(f.was), str(f.would_be)) for f in result.differences] == [("paid", "approval_required")]
     assert result.would_be.usd_micros == 6_000
@@ -237,7 +245,7 @@ async def test_an_approval_pays_once_in_a_replay_too(rig: Rig) -> None:
     rig.policy(approve_above=5_000)
     await rig.refused(offer("6000"))
     await rig.admin.decide(EGRESS, rig.view().pending[0].id, approve=True)
-    await rig.report(await rig.paid(offer("6000")), **DELIVERED)
+    await rig.report(await rig.paid(offer("6000")), **delivered())
     await rig.refused(offer("6000"))
     result = replay(rig.entries(), replace(POLICY, approve_above=4_000), PAYER)
     assert (result.differences, result.would_be) == ([], Totals(paid=1, refused=2, usd_micros=6_000))
@@ -274,7 +282,7 @@ def test_the_refusal_of_a_repeat_is_no_purchase(reason: Reason) -> None:
 
 
 async def test_only_days_from_since_on_are_counted_but_earlier_ones_set_pins(rig: Rig) -> None:
-    await rig.report(await rig.paid(offer("1000"), what=1), **DELIVERED)
+    await rig.report(await rig.paid(offer("1000"), what=1), **delivered())
     rig.clock.advance(86_400)
     await rig.refused(offer("2001"), what=2)
     for since, refused in [("2026-11-22", 1), ("2026-11-23", 0)]:
