@@ -16,7 +16,7 @@ BENCH_CACHE := .cache/bench
 FUZZ := .cache/fuzz
 ARGS ?=
 
-.PHONY: help demo test check dev bench bench-compare counterparts constraints docs format clean install uninstall fuzz
+.PHONY: help demo test check dev bench bench-compare counterparts constraints docs format clean install uninstall deb fuzz
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-18s %s\n", $$1, $$2 }'
@@ -60,6 +60,9 @@ install: ## on this machine, as root, for systemd: docs/install.md
 uninstall: ## take that away again; ledger, wallets and configuration stay
 	@systemd/uninstall
 
+deb: ## a Debian package for machines like this one, in dist/: docs/install.md
+	@systemd/deb/build
+
 # atheris is no dependency of anything: an environment of its own, which sees the packages of the other one.
 fuzz: dev ## what strangers can send, guided by coverage, for ten minutes; ARGS='--seconds 60 answer'
 	@tools/make-venv $(FUZZ)
@@ -67,7 +70,7 @@ fuzz: dev ## what strangers can send, guided by coverage, for ten minutes; ARGS=
 	@PYTHONPATH="$$($(PYTHON) -c 'import site; print(site.getsitepackages()[0])')" $(FUZZ)/bin/python -m tests.fuzz $(ARGS)
 
 clean: ## remove everything that make made
-	@rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build *.egg-info
+	@rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Two layers, so that the demo need not wait for linters and test tools.

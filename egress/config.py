@@ -13,6 +13,8 @@ from keyd.api import DEFAULT_SOCKET, SESSION_USER, CallerName, Hex32
 from keyd.configfile import TomlSettings
 from keyd.domains import DomainPattern
 
+_NEEDS_NETWORK = ("root", "osmoda-egress", "osmoda-reconcile")
+
 
 def _listen_address(text: str) -> str:
     split_listen(text)
@@ -37,6 +39,14 @@ def _domain(text: str) -> str:
 
 def _proxy(text: SecretStr) -> SecretStr:
     ProxyAddress.parse(text.get_secret_value())
+    return text
+
+
+def _fenced_user(text: str) -> str:
+    if re.fullmatch(r"uid:[1-9][0-9]{0,9}|[A-Za-z_][A-Za-z0-9_.-]{0,63}", text, re.ASCII) is None:
+        raise ValueError(f'{text!r} is no user: write a user name or "uid:1000"')
+    if text in _NEEDS_NETWORK:
+        raise ValueError(f"{text} cannot be fenced in: the proxy itself needs the network, and root is free")
     return text
 
 
@@ -99,6 +109,8 @@ class EgressSettings(TomlSettings):
     egress may read them."""
     callers: tuple[CallerSettings, ...] = ()
     """Names and tokens for callers that the kernel cannot name."""
+    fence: tuple[Annotated[str, AfterValidator(_fenced_user)], ...] = ()
+    """Users (name or "uid:1000") who reach the network through this proxy alone, while osmoda-fence.service is up."""
     x402: X402Settings = X402Settings()
 
     @model_validator(mode="after")

@@ -12,7 +12,8 @@ let
 
   unit = "osmoda-egress.service";
   credential = cfg.upstreamProxyCredentialFile;
-  service = import ./unit.nix { inherit lib; } package ../systemd/osmoda-egress.service;
+  shipped = import ./unit.nix { inherit lib; } package;
+  service = shipped ../systemd/osmoda-egress.service;
 
   written =
     file.keys (removeAttrs cfg [
@@ -41,17 +42,25 @@ in
 
     environment.etc."osmoda/egress.toml".source = toml;
 
-    systemd.services.osmoda-egress = service // {
-      restartTriggers = [ toml ];
-      serviceConfig =
-        service.serviceConfig
-        // {
-          # Time for the streams under way, and 15 s for what comes after them.
-          TimeoutStopSec = "${toString (builtins.ceil cfg.drainSeconds + 15)}s";
-        }
-        // lib.optionalAttrs (credential != null) { LoadCredential = "upstream-proxy:${credential}"; }
-        # Process ids and units of callers are looked for in /proc.
-        // lib.optionalAttrs (cfg.identify == "process") { ProtectProc = "default"; };
+    systemd.services = {
+      osmoda-egress = service // {
+        restartTriggers = [ toml ];
+        serviceConfig =
+          service.serviceConfig
+          // {
+            # Time for the streams under way, and 15 s for what comes after them.
+            TimeoutStopSec = "${toString (builtins.ceil cfg.drainSeconds + 15)}s";
+          }
+          // lib.optionalAttrs (credential != null) { LoadCredential = "upstream-proxy:${credential}"; }
+          # Process ids and units of callers are looked for in /proc.
+          // lib.optionalAttrs (cfg.identify == "process") { ProtectProc = "default"; };
+      };
+    }
+    // lib.optionalAttrs (cfg.fence != [ ]) {
+      osmoda-fence = shipped ../systemd/osmoda-fence.service // {
+        path = [ pkgs.nftables ];
+        restartTriggers = [ toml ];
+      };
     };
 
     users.users.osmoda-egress = {

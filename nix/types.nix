@@ -19,6 +19,7 @@ rec {
   factor = types.strMatching "[0-9]{1,4}(\\.[0-9]{1,3})?";
   label = types.strMatching "[a-z0-9][a-z0-9._-]{0,62}";
   callerName = types.strMatching "[a-z0-9][a-z0-9._-]{0,31}";
+  fencedUser = types.strMatching "uid:[1-9][0-9]{0,9}|[A-Za-z_][A-Za-z0-9_.-]{0,63}";
   network = types.strMatching "eip155:[1-9][0-9]{0,18}";
   address = types.strMatching "0x[0-9a-fA-F]{40}";
   sha256 = types.strMatching "[0-9a-f]{64}";

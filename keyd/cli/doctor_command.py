@@ -157,6 +157,8 @@ def _look_around(site: Installation, view: api.PolicyView | None, *, offline: bo
     yield from network.check_proxy(*site.listen)
     egress_socket = str(site.egress.get("keyd_socket", api.DEFAULT_SOCKET))
     yield from network.check_link(egress_socket, str(site.keyd.socket), site.keyd.peers.egress)
+    fenced = site.egress.get("fence", [])
+    yield from network.check_fence(fenced, run_command, is_root=os.geteuid() == 0)
     yield from network.check_ca(site.egress_state / "ca-cert.pem", system_bundle(), _now())
     servers = network.servers(site.reconcile)
     yield from network.check_networks(site.keyd.x402.networks if view is None else view.networks, servers)

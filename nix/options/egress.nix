@@ -53,6 +53,9 @@ in
       "`uid`: the kernel says which user asks. `process`: the ledger also gets pid and systemd unit.";
     callers = option (types.listOf caller) [ ] "Names and tokens for callers that the kernel cannot name.";
 
+    fence = option (types.listOf t.fencedUser) [ ]
+      "Users, as name or `uid:1000`, who reach the network through this proxy alone (osmoda-fence.service).";
+
     settings = option (types.attrsOf types.anything) { } ''
       Merged into egress.toml as it is, for keys that have no option here. A key that has one is refused.
     '';

@@ -35,7 +35,7 @@ let
     assertions = listOf types.anything;
     environment.etc = setOf (types.submodule { options.source = mkOption { type = types.anything; }; });
     environment.systemPackages = listOf types.package;
-    systemd.services = unit { serviceConfig = section; restartTriggers = listOf types.package; };
+    systemd.services = unit { path = listOf types.package; serviceConfig = section; restartTriggers = listOf types.package; };
     systemd.sockets = unit { socketConfig = section; };
     systemd.timers = unit { timerConfig = section; };
     users.groups = setOf (types.submodule { options = { }; });
@@ -92,6 +92,7 @@ rec {
     // render "socket" "Socket" (u: u.socketConfig) config.systemd.sockets
     // render "timer" "Timer" (u: u.timerConfig) config.systemd.timers;
   restartTriggers = lib.mapAttrs (_: u: u.restartTriggers) config.systemd.services;
+  paths = lib.mapAttrs (_: u: map toString u.path) config.systemd.services;
   files = lib.mapAttrs' (name: f: lib.nameValuePair (builtins.replaceStrings [ "osmoda/" ] [ "" ] name) f.source) config.environment.etc;
   users = config.users.users;
   packages = map toString config.environment.systemPackages;

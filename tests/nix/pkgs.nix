@@ -34,5 +34,6 @@ in
         name: value:
         toFile name (lib.concatStrings (lib.mapAttrsToList (k: v: "${key k} = ${toml v}\n") value));
     };
+  nftables = { outPath = "/usr"; };
   callPackage = _: _: { outPath = "/nowhere"; }; # the tests name a package of their own
 }

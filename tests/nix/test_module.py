@@ -40,6 +40,18 @@ def test_enabling_both_is_enough(nix: Nix) -> None:
     }
 
 
+def test_users_to_be_fenced_in_bring_the_fence_and_its_tool(nix: Nix) -> None:
+    settings = f'{{ {BOTH} services.osmoda.egress.x402.fence = [ "alice" "uid:1001" ]; }}'
+    assert "osmoda-fence.service" in nix.module("units", settings)
+    assert nix.module("paths", settings)["osmoda-fence"] == ["/usr"]
+
+
+@pytest.mark.parametrize("user", ["uid:0", "@group", "alice; accept"])
+def test_what_is_no_user_cannot_be_fenced_in(nix: Nix, user: str) -> None:
+    with pytest.raises(NixError, match="fence"):
+        nix.module("system", egress(f'fence = [ "{user}" ];'))
+
+
 def test_the_command_is_there_for_everybody(nix: Nix) -> None:
     assert nix.module("packages", f"{{ {BOTH} }}") == [str(PACKAGE)]
 

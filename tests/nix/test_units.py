@@ -16,7 +16,7 @@ Unit = dict[tuple[str, str], list[str]]
 
 ALL = """{
   services.osmoda.keyd.x402.enable = true;
-  services.osmoda.egress.x402.enable = true;
+  services.osmoda.egress.x402 = { enable = true; fence = [ "alice" ]; };
   services.osmoda.reconcile.x402 = {
     enable = true;
     networks = [ { network = "eip155:8453"; rpc = [ "https://rpc.example.com" ]; } ];

@@ -20,14 +20,19 @@ from reconcile.config import ReconcileSettings
 
 SHIPPED = Path(__file__).parents[2] / "systemd"
 UNITS = sorted(path.name for path in SHIPPED.glob("osmoda-*.*"))
-THRESHOLDS = {"osmoda-keyd.service": 6, "osmoda-egress.service": 16, "osmoda-reconcile.service": 16}
+THRESHOLDS = {
+    "osmoda-keyd.service": 6,
+    "osmoda-egress.service": 16,
+    "osmoda-reconcile.service": 16,
+    "osmoda-fence.service": 16,
+}
 """Tenths of systemd's exposure level, which goes from 0 to 10."""
 
 
 @pytest.fixture
 def installed(tmp_path: Path) -> Path:
     """The units as `make install` writes them, with programs that exist."""
-    for name in ("osmoda-keyd", "osmoda-egress", "osmoda-reconcile", "osmoda-bridge"):
+    for name in ("osmoda-keyd", "osmoda-egress", "osmoda-reconcile", "osmoda-bridge", "osmoda-fence"):
         program = tmp_path / "bin" / name
         program.parent.mkdir(exist_ok=True)
         program.write_text("#!/bin/sh\n")

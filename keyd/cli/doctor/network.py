@@ -17,13 +17,17 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from keyd.cli.doctor.accounts import EGRESS
+from keyd.cli.doctor.files import AS_ROOT
 from keyd.cli.doctor.findings import Finding, fault, good, note, skipped
+from keyd.cli.subprocesses import Runner
 
 CONNECT_LIMIT_S: Final = 3.0
 ANSWER_LIMIT_S: Final = 10.0
 MAX_ANSWER: Final = 64 * 1024  # a block header without its transactions is below 4 KB
 CLOCK_APART_S: Final = 120
 """keyd's margin after `validBefore`. The newest block of the networks in use is seconds old."""
+FENCE_TABLE: Final = "inet osmoda_fence"
+"""As egress.fence names it."""
 EXPIRES_SOON_DAYS: Final = 30
 
 
@@ -48,6 +52,27 @@ def check_link(egress_socket: str, keyd_socket: str, peers: Sequence[str | int])
     if EGRESS not in peers:
         remedy = f'egress = ["{EGRESS}"] below [peers] in keyd.toml, then restart keyd'
         yield fault("egress", f"keyd gives the user {EGRESS} no right to ask for payments", remedy)
+
+
+def check_fence(users: Sequence[str], run: Runner, *, is_root: bool) -> Iterator[Finding]:
+    """Are the rules loaded that let `users` out through egress alone?"""
+    if not users:
+        return
+    if not is_root:
+        yield skipped("fence", "only root can see the packet filter", AS_ROOT)
+        return
+    done = run(["nft", "list", "table", *FENCE_TABLE.split()])
+    if done is None:
+        yield fault("fence", "nft is missing, and nobody is fenced in", "apt-get install nftables")
+    elif done.code != 0:
+        what = f"{', '.join(users)} can reach the network past egress"
+        yield fault(
+            "fence",
+            what,
+            "systemctl enable --now osmoda-fence, or restart it if another tool took its rules away",
+        )
+    else:
+        yield good("fence", f"{', '.join(users)} reach the network through egress alone")
 
 
 def check_ca(certificate: Path, bundle: Path | None, now: datetime) -> Iterator[Finding]:

@@ -18,11 +18,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+import egress.fence
 from keyd.cli.doctor.findings import Level
 from keyd.cli.doctor.network import (
+    FENCE_TABLE,
     MAX_ANSWER,
     Server,
     check_ca,
+    check_fence,
     check_link,
     check_networks,
     check_proxy,
@@ -30,6 +33,7 @@ from keyd.cli.doctor.network import (
     judge_server,
     servers,
 )
+from keyd.cli.subprocesses import Done
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 BASE = Server("eip155:8453", "https://rpc.example.com/v2/secret-key")
@@ -56,6 +60,22 @@ def test_egress_and_keyd_must_mean_the_same_socket_and_know_each_other():
     assert levels(check_link("/run/a", "/run/b", ["osmoda-egress"])) == [Level.FAULT]
     (finding,) = check_link("/run/a", "/run/a", [])
     assert "[peers]" in (finding.remedy or "")
+
+
+def fence(answer, *, is_root=True, users=("robot",)):
+    return list(check_fence(users, lambda command: answer, is_root=is_root))
+
+
+def test_the_fence_is_up_or_it_is_a_fault():
+    assert levels(fence(Done(0, "table inet osmoda_fence", ""))) == [Level.OK]
+    for answer in (Done(1, "", "No such file or directory"), None):
+        assert levels(fence(answer)) == [Level.FAULT]
+    assert levels(fence(None, is_root=False)) == [Level.SKIPPED]
+    assert fence(None, users=()) == []
+
+
+def test_the_fence_that_is_looked_for_is_the_one_that_egress_makes():
+    assert FENCE_TABLE == egress.fence.TABLE
 
 
 # -- certificate authority --------------------------------------------------------------------------------

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import pwd
 import re
+import ssl
 import subprocess
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,8 @@ WALLET_KEY = (
 )
 SELLER = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"
 SELLER_PORT = 4021
-LIMIT_S = 30.0
+BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
+LIMIT_S = 60.0
 
 
 def main() -> None:
@@ -55,6 +57,11 @@ def first_boot(seen: dict[str, Any]) -> None:
     seen["activation"] = activation()
     configure()
     seen["setup_without_key"] = setup_without_key()
+    seen["doctor"] = doctor()
+    seen["doctor_of_alice"] = done(
+        "runuser", "-u", "alice", "--", "osmoda-keyctl", "doctor", "--json", "--offline"
+    )
+    seen["trust"] = trust()
     seen["agent_reads_policy"] = done(
         "runuser", "-u", "robot", "--", "osmoda-keyctl", "x402", "policy", "--json"
     )
@@ -70,6 +77,7 @@ def first_boot(seen: dict[str, Any]) -> None:
     seen["spent_before_crash"] = spent()
     seen["crash"] = crash()
     seen["spent_after_crash"] = spent()
+    seen["fence"] = fence()
     seen["strangers"] = refused_peers()
     seen["reconcile"] = reconcile()
     seen["workers"] = two_workers()
@@ -84,8 +92,10 @@ def second(seen: dict[str, Any]) -> None:
     seen["over_budget"] = pay("alice", "/item/4")
     seen["spent_at_last"] = spent()
     seen["ledger"] = done("osmoda-keyctl", "ledger", "verify")
+    seen["package_beside"] = done("dpkg", "-i", package())
     seen["uninstall"] = done("make", "-C", REPOSITORY, "uninstall")
-    seen["left"] = {path: Path(path).exists() for path in KEPT + TAKEN_AWAY}
+    seen["left"] = there(KEPT + TAKEN_AWAY)
+    seen["package"] = life_of_a_package()
 
 
 KEPT = [
@@ -99,9 +109,62 @@ TAKEN_AWAY = [
     "/usr/local/bin/osmoda-keyctl",
     "/usr/local/bin/osmoda-bridge",
     str(UNITS / "../user/osmoda-bridge.service"),
+    "/usr/local/bin/osmoda-fence",
     str(UNITS / "osmoda-keyd.service"),
+    str(UNITS / "osmoda-fence.service"),
     "/etc/systemd/system/sockets.target.wants/osmoda-keyd.socket",
 ]
+
+
+PACKAGED = ["/usr/lib/osmoda-x402", "/usr/bin/osmoda-keyctl", "/usr/lib/systemd/system/osmoda-keyd.service"]
+CONFIGURATION = ["/etc/osmoda/keyd.toml", "/etc/osmoda/egress.toml", "/etc/osmoda/reconcile.toml"]
+
+
+def life_of_a_package() -> dict[str, Any]:
+    """Installed where `make install` was, set up, paid with, upgraded, removed, purged."""
+    seen: dict[str, Any] = {"install": done("dpkg", "-i", package())}
+    seen["before_setup"] = output("systemctl", "is-active", "osmoda-keyd.socket", "osmoda-egress").split()
+    seen["setup"] = done("osmoda-setup")
+    wait_for_proxy()
+    seen["spent"] = spent()
+    run("osmoda-keyctl", "x402", "budget", "0.01")
+    seen["paid"] = pay("alice", "/item/5")
+    seen["doctor"] = doctor()
+    before = keyd_pid()
+    seen["upgrade"] = done("dpkg", "-i", next_version())
+    seen["restarted"] = keyd_pid() not in (0, before)
+    wait_for_proxy()
+    seen["paid_after_upgrade"] = pay("alice", "/item/6")
+    seen["configuration"] = Path("/etc/osmoda/keyd.toml").read_text()
+    run("osmoda-keyctl", "ca", "install")
+    seen["remove"] = done("dpkg", "-r", "osmoda-x402")
+    seen["trusted_after_remove"] = Path("/usr/local/share/ca-certificates/osmoda-x402.crt").exists()
+    seen["left_after_remove"] = there(KEPT + CONFIGURATION + PACKAGED)
+    seen["running_after_remove"] = output(
+        "systemctl", "is-active", "osmoda-keyd.socket", "osmoda-egress"
+    ).split()
+    seen["purge"] = done("dpkg", "-P", "osmoda-x402")
+    seen["left_after_purge"] = there([*KEPT, *CONFIGURATION, "/var/lib/osmoda-egress", *PACKAGED])
+    return seen
+
+
+def package() -> Path:
+    (built,) = (HERE / "deb").glob("osmoda-x402_*.deb")
+    return built
+
+
+def next_version() -> Path:
+    """The same package with a higher version number."""
+    folder, file = Path("/var/tmp/next"), Path("/var/tmp/next.deb")
+    run("dpkg-deb", "-R", package(), folder)
+    replace(str(folder / "DEBIAN/control"), "^Version: .*", "Version: 99.0")
+    run("dpkg-deb", "--root-owner-group", "-Znone", "-b", folder, file)
+    return file
+
+
+def there(paths: list[str]) -> list[str]:
+    """Those of `paths` that exist, dangling links included."""
+    return [path for path in paths if Path(path).exists() or Path(path).is_symlink()]
 
 
 # -- steps ------------------------------------------------------------------------------------------------
@@ -147,7 +210,87 @@ def configure() -> None:
     replace("/etc/osmoda/keyd.toml", 'daily_budget_usd = "1.00"', 'daily_budget_usd = "0.003"')
     replace("/etc/osmoda/egress.toml", "^listen", 'allow_private = ["127.0.0.1"]\nlisten')
     run("systemctl", "restart", "osmoda-keyd", "osmoda-egress")
+    wait_for_proxy()
     start_seller()
+
+
+def doctor() -> dict[str, Any]:
+    """What keyctl doctor finds, asked by root; there is no chain in this machine."""
+    return done("osmoda-keyctl", "doctor", "--json", "--offline")
+
+
+def trust() -> dict[str, Any]:
+    """An https request of an ordinary user through the proxy, that names no certificate: before, while, and after
+    the whole system trusts egress."""
+    folder = Path("/run/https")
+    folder.mkdir()
+    run(
+        *(
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+        ),
+        *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
+        *("-keyout", folder / "key.pem", "-out", folder / "cert.pem"),
+    )
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    config = Path("/etc/osmoda/egress.toml")
+    as_it_was = config.read_text()
+    replace(
+        str(config),
+        "^listen",
+        f'upstream_ca_file = "{folder}/cert.pem"\nintercept = "all"\nlisten',
+    )
+    run("systemctl", "restart", "osmoda-egress")
+    wait_for_proxy()
+
+    def curl() -> int:
+        url = f"https://localhost:{server.server_port}/"
+        return int(done("runuser", "-u", "alice", "--", "curl", "-sS", "-x", PROXY, url)["code"])
+
+    seen: dict[str, Any] = {"before": curl(), "bundle_before": BUNDLE.read_text()}
+    seen["install"] = [done("osmoda-keyctl", "ca", "install") for _ in range(2)]
+    seen["while"] = curl()
+    seen["doctor"] = doctor()
+    seen["remove"] = [done("osmoda-keyctl", "ca", "remove") for _ in range(2)]
+    seen["after"], seen["bundle_after"] = curl(), BUNDLE.read_text()
+    server.shutdown()
+    config.write_text(as_it_was)
+    run("systemctl", "restart", "osmoda-egress")
+    wait_for_proxy()
+    return seen
+
+
+def fence() -> dict[str, Any]:
+    """An agent's user, before, while and after it may reach the network through egress alone."""
+    free = f"http://127.0.0.1:{SELLER_PORT}/free"
+
+    def curl(user: str, *options: str) -> int:
+        return int(done("runuser", "-u", user, "--", "curl", "-sS", "-f", *options, free)["code"])
+
+    replace("/etc/osmoda/egress.toml", "^listen", 'fence = ["robot"]\nlisten')
+    seen: dict[str, Any] = {"before": curl("robot"), "start": done("systemctl", "start", "osmoda-fence")}
+    seen["direct"], seen["proxy"] = curl("robot"), curl("robot", "-x", PROXY)
+    seen["alice"] = curl("alice")
+    seen["reload"] = done("systemctl", "reload", "osmoda-fence")
+    seen["still"] = curl("robot")
+    seen["doctor"] = doctor()
+    run("systemctl", "stop", "osmoda-fence")
+    seen["after"] = curl("robot")
+    seen["doctor_without"] = doctor()
+    replace("/etc/osmoda/egress.toml", "^fence.*\n", "")
+    return seen
 
 
 def setup_without_key() -> dict[str, Any]:
@@ -387,6 +530,10 @@ def replace(file: str, pattern: str, text: str) -> None:
     if not count:
         raise RuntimeError(f"{file} has no {pattern}")
     path.write_text(new)
+
+
+def wait_for_proxy() -> None:
+    wait_for(lambda: done("curl", "-s", "-x", PROXY, "http://127.0.0.1:1/")["code"] == 0)
 
 
 def wait_for(true: Callable[[], bool]) -> None:

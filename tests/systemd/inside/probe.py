@@ -61,12 +61,45 @@ def ptrace() -> None:
 
 def sign() -> str:
     """The HTTP status of an empty question: 403 for the wrong role, 400 for one that may ask."""
+    return ask_keyd("POST /x402/sign")
+
+
+def administer() -> str:
+    """403 for the wrong role, 400 for an administrator, since the question is empty."""
+    return ask_keyd("POST /wallet/create")
+
+
+def ask_keyd(endpoint: str) -> str:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as keyd:
         keyd.connect("/run/osmoda/keyd.sock")
         keyd.sendall(
-            b"POST /x402/sign HTTP/1.1\r\nHost: keyd\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}"
+            f"{endpoint} HTTP/1.1\r\nHost: keyd\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}".encode()
         )
         return keyd.recv(4096).split()[1].decode()
+
+
+def stand_in_for_keyd() -> None:
+    """A socket beside keyd's, which could then take its place."""
+    path = "/run/osmoda/probe.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as keyd:
+        keyd.bind(path)
+    os.unlink(path)
+
+
+def internet6_socket() -> None:
+    socket.socket(socket.AF_INET6, socket.SOCK_DGRAM).close()
+
+
+def read_memory_by_call() -> None:
+    """process_vm_readv(2), which needs no /proc: one byte from an address that is not mapped, and then says EFAULT."""
+
+    class Iovec(ctypes.Structure):
+        _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
+
+    local, remote = Iovec(ctypes.addressof(ctypes.c_char()), 1), Iovec(8, 1)
+    libc.process_vm_readv(KEYD, ctypes.byref(local), 1, ctypes.byref(remote), 1, 0)
+    if ctypes.get_errno() != errno.EFAULT:
+        raise OSError(ctypes.get_errno(), "process_vm_readv")
 
 
 def internet_socket() -> None:
@@ -122,9 +155,13 @@ PROBES: list[Callable[[], str | None]] = [
     read_wallet,
     read_authority_key,
     read_memory,
+    read_memory_by_call,
     ptrace,
     sign,
+    administer,
+    stand_in_for_keyd,
     internet_socket,
+    internet6_socket,
     netlink_socket,
     packet_socket,
     write_and_execute_memory,
