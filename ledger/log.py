@@ -58,6 +58,8 @@ class Ledger:
 
     def __init__(self, path: Path, clock: Callable[[], int], db: sqlite3.Connection, lock: int) -> None:
         self.path = path
+        self.fault: str | None = None
+        """Why the last write failed; None once one has succeeded."""
         self._clock = clock
         self._db = db  # the writer thread's alone, until that has ended
         self._lock = lock
@@ -152,7 +154,7 @@ class Ledger:
         running = [job for job in batch if job.future.set_running_or_notify_cancel()]
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            head = store.read_head(self._db)
+            before = head = store.read_head(self._db)
             replies = []
             for job in running:
                 head, reply = self._run(job, head)
@@ -164,6 +166,8 @@ class Ledger:
             for job in running:
                 job.future.set_exception(self._unavailable(error))
         else:
+            if head != before:  # a transaction without entries succeeds on a full disk too
+                self.fault = None
             for reply in replies:
                 reply()
 
@@ -187,6 +191,7 @@ class Ledger:
 
     def _unavailable(self, error: BaseException) -> LedgerUnavailable:
         hint = error.hint if isinstance(error, LedgerError) else _DISK
+        self.fault = str(error)
         unavailable = LedgerUnavailable(f"nothing was recorded in {self.path}: {error}", hint)
         unavailable.__cause__ = error
         return unavailable

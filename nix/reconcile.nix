@@ -15,6 +15,8 @@ let
 
   written = {
     keyd_socket = cfg.keydSocket;
+    state_dir = "/var/lib/osmoda-reconcile"; # StateDirectory= of the unit
+    alerts = file.keys cfg.alerts;
     networks = map file.keys cfg.networks;
   };
   toml = file.checked "reconcile.toml" "${package}/bin/osmoda-reconcile --check --config" written cfg.settings;

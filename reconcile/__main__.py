@@ -14,6 +14,7 @@ from reconcile import logs
 from reconcile.config import ReconcileSettings
 from reconcile.reconciler import Summary, reconcile
 from reconcile.rpc import open_session
+from reconcile.watch import watch
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -36,7 +37,7 @@ def main(config_file: Path, check: bool) -> None:
         return
     logs.configure()
     try:
-        summary = asyncio.run(run(settings))
+        summary, told = asyncio.run(run(settings))
     except KeydUnreachable as error:
         hint = "start osmoda-keyd, and compare `keyd_socket` in reconcile.toml with `socket` in keyd.toml"
         _fail(1, f"cannot reach keyd at {error}", hint)
@@ -45,17 +46,27 @@ def main(config_file: Path, check: bool) -> None:
     except KeydProtocolError as error:
         _fail(1, str(error), "check that osmoda-keyd and osmoda-reconcile have the same version")
     click.echo(summary)
+    if not told:
+        hint = "the lines above say why; it is told again in the next pass"
+        click.echo(
+            f"osmoda-reconcile: error: the alert hook failed\nosmoda-reconcile: hint: {hint}", err=True
+        )
     if summary.failed:
         hint = (
             "the lines above name the servers; the money stays counted as spent until a later pass succeeds"
         )
         _fail(1, f"nothing could be concluded about {summary.failed} of the payments", hint)
+    if not told:
+        raise SystemExit(1)
 
 
-async def run(settings: ReconcileSettings) -> Summary:
-    """One pass. Raises what `reconcile` raises."""
+async def run(settings: ReconcileSettings) -> tuple[Summary, bool]:
+    """One pass, and whether administrators were told what they have to hear. Raises what `reconcile` raises."""
     async with KeydClient(settings.keyd_socket) as keyd, open_session() as session:
-        return await reconcile(settings, keyd, session)
+        told = await watch(
+            settings, keyd, session
+        )  # first: it is bounded, and slow RPC servers must not delay it
+        return await reconcile(settings, keyd, session), told
 
 
 def _fail(code: int, error: str, hint: str) -> NoReturn:

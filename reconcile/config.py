@@ -86,11 +86,42 @@ class NetworkSettings(BaseModel):
         return self
 
 
+class HookSettings(BaseModel):
+    """`[alerts]`: who is told. Every way that is set has to take it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    command: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Program and arguments; it gets the document on its standard input. No shell."""
+    url: RpcUrl | None = None
+    """Gets the document as a POST; `https://` unless on loopback."""
+    timeout_seconds: Annotated[float, Field(gt=0, le=60)] = 10.0
+    """Longest wait for either. Then it counts as failed, and is told again in the next pass."""
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.command) or self.url is not None
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if self.url is not None:
+            url = self.url.get_secret_value()
+            if urlsplit(url).scheme == "http" and not _is_loopback(url):
+                raise ValueError(f"{server_name(url)}: write https://")
+        if self.command and not self.command[0].startswith("/"):
+            raise ValueError("write the command with its whole path: a service has a PATH of its own")
+        return self
+
+
 class ReconcileSettings(TomlSettings):
     keyd_socket: str = DEFAULT_SOCKET
     """keyd's Unix socket."""
     networks: Annotated[tuple[NetworkSettings, ...], Field(min_length=1)]
     """Where to ask, one table for each network that payments are made on."""
+    state_dir: str = "/var/lib/osmoda-reconcile"
+    """Where is kept what was told already."""
+    alerts: HookSettings = HookSettings()
+    """Who is told of budgets that run out, freezes, held payments and faults."""
 
     @model_validator(mode="after")
     def _one_table_each(self) -> Self:

@@ -22,7 +22,7 @@ ENDPOINTS: Final[Mapping[str, Endpoint]] = {
     "quote": Endpoint("POST", "/x402/quote", frozenset({Role.ADMIN, Role.AGENT})),
     "signin": Endpoint("POST", "/x402/signin", frozenset({Role.EGRESS})),
     "outcome": Endpoint("POST", "/x402/outcome", frozenset({Role.EGRESS})),
-    "policy": Endpoint("GET", "/x402/policy", frozenset({Role.EGRESS, Role.ADMIN, Role.AGENT})),
+    "policy": Endpoint("GET", "/x402/policy", _EVERYONE),
     "policy_change": Endpoint("PATCH", "/x402/policy", frozenset({Role.ADMIN, Role.AGENT})),
     "policy_reset": Endpoint("POST", "/x402/policy/reset", frozenset({Role.ADMIN})),
     "approve": Endpoint("POST", "/x402/proposals/{id}/approve", frozenset({Role.ADMIN})),

@@ -293,9 +293,13 @@ def test_a_full_database_refuses_and_recovers(ledger: Ledger, path: Path) -> Non
         ledger.transact(noted("x" * 100_000)).result(WAIT_S)
     assert "disk space" in refused.value.hint
     assert texts(ledger) == ["first"]
+    ledger.transact(lambda transaction: None).result(WAIT_S)  # needs no room, and proves nothing
+    assert ledger.fault is not None
+    assert "full" in ledger.fault
 
     db.execute("PRAGMA max_page_count = 1000000")
     assert ledger.transact(noted("second")).result(WAIT_S).seq == 2
+    assert ledger.fault is None
     assert verify(path).ok
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from egress.config import CallerSettings, EgressSettings
 from keyd.config import AssetSettings, BudgetSettings, LimitSettings, PeerSettings, Settings, X402Settings
-from reconcile.config import NetworkSettings, ReconcileSettings
+from reconcile.config import HookSettings, NetworkSettings, ReconcileSettings
 from tests.nix.nix import Nix
 
 pytestmark = pytest.mark.real
@@ -68,7 +68,8 @@ def test_every_option_is_explained(options: Options) -> None:
             {"enable", "flat_dialect", "max_retries", "settings"},
         ),
         (EGRESS + "callers.*.", CallerSettings, set(), set()),
-        (RECONCILE, ReconcileSettings, set(), {"enable", "config_file", "settings"}),
+        (RECONCILE, ReconcileSettings, {"state_dir"}, {"enable", "config_file", "settings"}),
+        (RECONCILE + "alerts.", HookSettings, set(), set()),
         (RECONCILE + "networks.*.", NetworkSettings, set(), set()),
     ],
 )
@@ -96,6 +97,7 @@ def test_a_key_without_an_option_would_be_seen(options: Options) -> None:
         (KEYD, Settings().model_dump(mode="json", include={"socket", "assets"}), set()),
         (EGRESS, EgressSettings().model_dump(mode="json", exclude={"state_dir", "x402"}), set()),
         (EGRESS, EgressSettings().x402.model_dump(mode="json"), {"enable"}),
+        (RECONCILE + "alerts.", HookSettings().model_dump(mode="json"), set()),
         (RECONCILE, {"keyd_socket": ReconcileSettings.model_fields["keyd_socket"].default}, set()),
         (
             RECONCILE + "networks.*.",
@@ -115,7 +117,7 @@ def test_the_defaults_are_those_of_the_daemons(
 
 def keys_below(options: Options, prefix: str) -> set[str]:
     """Options right below `prefix`, as keys of the file; of groups of options, their name."""
-    groups = ("peers", "limits")
+    groups = ("peers", "limits", "alerts")
     found = set()
     for name in options:
         if name.startswith(prefix) and "*" not in (key := name.removeprefix(prefix)):

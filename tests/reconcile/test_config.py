@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from keyd.configfile import load
-from reconcile.config import NetworkSettings, ReconcileSettings, server_name
+from reconcile.config import HookSettings, NetworkSettings, ReconcileSettings, server_name
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "reconcile.md").read_text("utf-8")
 
@@ -67,12 +67,14 @@ def defaults(model: type[BaseModel]) -> dict[str, str]:
     shown = {}
     for key, field in model.model_fields.items():
         value = str(field.default).lower() if isinstance(field.default, bool) else field.default
-        shown[key] = "required" if field.is_required() else "all of them" if value is None else f"`{value}`"
+        words = {None: "all of them" if key == "agree" else "none", (): "none", HookSettings(): "nobody"}
+        shown[key] = "required" if field.is_required() else words.get(value, f"`{value}`")
     return shown
 
 
 @pytest.mark.parametrize(
-    ("heading", "model"), [("Top level", ReconcileSettings), ("`[[networks]]`", NetworkSettings)]
+    ("heading", "model"),
+    [("Top level", ReconcileSettings), ("`[alerts]`", HookSettings), ("`[[networks]]`", NetworkSettings)],
 )
 def test_the_page_names_every_key_with_its_default(heading: str, model: type[BaseModel]) -> None:
     assert documented(heading) == defaults(model)

@@ -120,6 +120,7 @@ def test_doctor_finds_no_fault_in_an_installation_that_pays(boots: Boots) -> Non
 
 def test_doctor_tells_an_ordinary_user_what_he_cannot_see(boots: Boots) -> None:
     doctor = boots.first["doctor_of_alice"]
+    assert doctor["out"], doctor
     found = {finding["check"]: finding for finding in json.loads(doctor["out"])}
     assert found["credential"]["level"] == "skipped"
     assert (found["keyd"]["level"], doctor["code"]) == ("fault", 1)  # she may not connect
@@ -128,7 +129,8 @@ def test_doctor_tells_an_ordinary_user_what_he_cannot_see(boots: Boots) -> None:
 def test_the_system_trusts_egress_as_long_as_an_administrator_wants(boots: Boots) -> None:
     trust = boots.first["trust"]
     untrusted = 60  # curl: the certificate is of nobody whom it knows
-    assert (trust["before"], trust["while"], trust["after"]) == (untrusted, 0, untrusted)
+    answers = [trust[when] for when in ("before", "while", "after")]
+    assert [answer["code"] for answer in answers] == [untrusted, 0, untrusted], answers
     assert [done["code"] for done in trust["install"] + trust["remove"]] == [0] * 4, trust
     assert "trusts it already" in trust["install"][1]["out"]
     assert "the system does not trust it" in trust["remove"][1]["out"]
@@ -146,7 +148,8 @@ def test_a_fenced_agent_reaches_the_network_through_egress_alone(boots: Boots) -
     fence = boots.first["fence"]
     assert fence["start"]["code"] == fence["reload"]["code"] == 0, fence
     refused = 7  # curl: could not connect
-    assert (fence["before"], fence["direct"], fence["still"], fence["after"]) == (0, refused, refused, 0)
+    assert (fence["before"], fence["direct"], fence["after"]) == (0, refused, 0)
+    assert fence["still"] == [refused] * 3  # also after other rules were loaded
     assert fence["proxy"] == fence["alice"] == 0
 
 
@@ -197,7 +200,7 @@ def test_removing_the_package_stops_everything_and_keeps_what_is_not_replaceable
     assert package["remove"]["code"] == 0, package["remove"]["err"]
     assert package["running_after_remove"] == ["inactive", "inactive"]
     configuration = [f"/etc/osmoda/{name}.toml" for name in ("keyd", "egress", "reconcile")]
-    assert set(package["left_after_remove"]) == {*STATE, *configuration}
+    assert set(package["left_after_remove"]) == {*STATE, *configuration}, package["remove"]
     assert not package["trusted_after_remove"]
 
 

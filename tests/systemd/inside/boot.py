@@ -237,7 +237,7 @@ def trust() -> dict[str, Any]:
             "-days",
             "2",
         ),
-        *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
+        *("-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"),
         *("-keyout", folder / "key.pem", "-out", folder / "cert.pem"),
     )
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -255,9 +255,9 @@ def trust() -> dict[str, Any]:
     run("systemctl", "restart", "osmoda-egress")
     wait_for_proxy()
 
-    def curl() -> int:
-        url = f"https://localhost:{server.server_port}/"
-        return int(done("runuser", "-u", "alice", "--", "curl", "-sS", "-x", PROXY, url)["code"])
+    def curl() -> dict[str, Any]:
+        url = f"https://127.0.0.1:{server.server_port}/"
+        return done("runuser", "-u", "alice", "--", "curl", "-sS", "-x", PROXY, url)
 
     seen: dict[str, Any] = {"before": curl(), "bundle_before": BUNDLE.read_text()}
     seen["install"] = [done("osmoda-keyctl", "ca", "install") for _ in range(2)]
@@ -284,7 +284,12 @@ def fence() -> dict[str, Any]:
     seen["direct"], seen["proxy"] = curl("robot"), curl("robot", "-x", PROXY)
     seen["alice"] = curl("alice")
     seen["reload"] = done("systemctl", "reload", "osmoda-fence")
-    seen["still"] = curl("robot")
+    seen["still"] = [curl("robot")]
+    run("systemctl", "start", "nftables")
+    run("systemctl", "restart", "osmoda-fence")
+    for change in ("reload", "restart"):  # Debian's rules begin with `flush ruleset`
+        run("systemctl", change, "nftables")
+        seen["still"].append(curl("robot"))
     seen["doctor"] = doctor()
     run("systemctl", "stop", "osmoda-fence")
     seen["after"] = curl("robot")
