@@ -30,7 +30,7 @@ from keyd.config import Settings
 CREDENTIAL: Final = Path("/etc/osmoda/kek.cred")
 DEFAULT_LISTEN: Final = ("127.0.0.1", 19999)
 DEFAULT_EGRESS_STATE: Final = "/var/lib/osmoda-egress"
-_file = click.Path(path_type=Path)
+_file = click.Path(path_type=Path, readable=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,17 +131,24 @@ def _ask_keyd(run: Invocation) -> Generator[Finding, None, api.PolicyView | None
         return None
     yield from daemon.check_health(health, version("osmoda-x402"))
     view, last = None, None
-    if {api.Role.ADMIN, api.Role.AGENT} & set(health.roles):
-        view = run.ask(KeydClient.policy)
-        yield from daemon.check_policy(view)
-    else:
-        yield skipped("policy", "keyd shows it to administrators and agents", files.AS_ROOT)
-    if api.Role.ADMIN in health.roles:
-        head, entries = run.ask(_tail)
-        yield from daemon.check_chain(entries, head)
-        last = entries[-1].ts if entries else None
-    else:
-        yield skipped("ledger", "keyd shows it to administrators", files.AS_ROOT)
+    try:
+        if {api.Role.ADMIN, api.Role.AGENT} & set(health.roles):
+            view = run.ask(KeydClient.policy)
+            yield from daemon.check_policy(view)
+        else:
+            yield skipped("policy", "keyd shows it to administrators and agents", files.AS_ROOT)
+        if api.Role.ADMIN in health.roles:
+            head, entries = run.ask(_tail)
+            yield from daemon.check_chain(entries, head)
+            last = entries[-1].ts if entries else None
+        else:
+            yield skipped("ledger", "keyd shows it to administrators", files.AS_ROOT)
+    except CliError as error:
+        yield fault(
+            "ledger",
+            str(error),
+            "keyctl ledger verify; docs/runbook.md says what to do with a damaged ledger",
+        )
     yield from daemon.check_clock(_now(), last, run_command)
     return view
 

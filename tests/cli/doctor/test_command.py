@@ -71,6 +71,17 @@ def test_a_keyd_that_does_not_answer_is_a_fault_and_the_rest_is_still_looked_at(
     assert found(result, "ca")
 
 
+def test_a_ledger_that_cannot_be_read_is_a_fault_and_the_rest_is_still_looked_at(doctor, keyd):
+    keyd.answers["ledger_entries"] = api.Refusal(
+        code="ledger_unavailable", detail="holds something that is not an entry", hint="mend it"
+    )
+    result = doctor("--json")
+    (finding,) = found(result, "ledger")
+    assert finding["level"] == "fault"
+    assert "not an entry" in finding["message"]
+    assert found(result, "ca")
+
+
 def test_a_configuration_that_cannot_be_used_is_one_fault_among_others(keyctl, tmp_path):
     config = tmp_path / "keyd.toml"
     config.write_text("sokket = 1\n")

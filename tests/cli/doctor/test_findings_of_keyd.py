@@ -32,6 +32,12 @@ def test_a_keyd_that_was_not_restarted_after_an_upgrade_is_noted():
     assert levels(check_health(HEALTH, "0.2.0")) == [Level.OK, Level.NOTE]
 
 
+def test_a_ledger_that_could_not_be_written_is_a_fault():
+    problems = ["the last write to the ledger failed: database or disk is full", "payments are frozen"]
+    answers, full = check_health(HEALTH.model_copy(update={"problems": problems}), "0.1.0")
+    assert (answers.level, full.level, full.check) == (Level.OK, Level.FAULT, "ledger")
+
+
 def test_a_policy_that_pays_is_said_in_one_line():
     (finding,) = check_policy(POLICY)
     assert finding.level is Level.OK

@@ -265,6 +265,7 @@ def trust() -> dict[str, Any]:
     seen["doctor"] = doctor()
     seen["remove"] = [done("osmoda-keyctl", "ca", "remove") for _ in range(2)]
     seen["after"], seen["bundle_after"] = curl(), BUNDLE.read_text()
+    seen["journal"] = output("journalctl", "-b", "-u", "osmoda-egress", "-o", "cat", "-n", "40")
     server.shutdown()
     config.write_text(as_it_was)
     run("systemctl", "restart", "osmoda-egress")
@@ -287,8 +288,12 @@ def fence() -> dict[str, Any]:
     seen["still"] = [curl("robot")]
     run("systemctl", "start", "nftables")
     run("systemctl", "restart", "osmoda-fence")
-    for change in ("reload", "restart"):  # Debian's rules begin with `flush ruleset`
+    for change in (
+        "reload",
+        "restart",
+    ):  # Debian's rules begin with `flush ruleset`; the fence follows a moment later
         run("systemctl", change, "nftables")
+        wait_for(lambda: curl("robot") != 0)
         seen["still"].append(curl("robot"))
     seen["doctor"] = doctor()
     run("systemctl", "stop", "osmoda-fence")
