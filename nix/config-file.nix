@@ -19,7 +19,7 @@ let
       value;
 
   # Tables of keys. All other tables are values: the names in `pay_to` are domains.
-  isTable = key: builtins.elem key [ "alerts" "limits" "peers" "x402" ];
+  isTable = key: builtins.elem key [ "alerts" "heads" "limits" "peers" "x402" ];
 
   # Dotted names of the keys that both have.
   overlap =

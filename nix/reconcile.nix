@@ -17,6 +17,7 @@ let
     keyd_socket = cfg.keydSocket;
     state_dir = "/var/lib/osmoda-reconcile"; # StateDirectory= of the unit
     alerts = file.keys cfg.alerts;
+    heads = file.keys cfg.heads;
     networks = map file.keys cfg.networks;
   };
   toml = file.checked "reconcile.toml" "${package}/bin/osmoda-reconcile --check --config" written cfg.settings;

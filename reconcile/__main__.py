@@ -12,6 +12,7 @@ from keyd.client import KeydClient, KeydProtocolError, KeydRefused, KeydUnreacha
 from keyd.configfile import ConfigError, load
 from reconcile import logs
 from reconcile.config import ReconcileSettings
+from reconcile.heads import hand_on_head
 from reconcile.reconciler import Summary, reconcile
 from reconcile.rpc import open_session
 from reconcile.watch import watch
@@ -48,9 +49,7 @@ def main(config_file: Path, check: bool) -> None:
     click.echo(summary)
     if not told:
         hint = "the lines above say why; it is told again in the next pass"
-        click.echo(
-            f"osmoda-reconcile: error: the alert hook failed\nosmoda-reconcile: hint: {hint}", err=True
-        )
+        click.echo(f"osmoda-reconcile: error: a hook failed\nosmoda-reconcile: hint: {hint}", err=True)
     if summary.failed:
         hint = (
             "the lines above name the servers; the money stays counted as spent until a later pass succeeds"
@@ -63,9 +62,9 @@ def main(config_file: Path, check: bool) -> None:
 async def run(settings: ReconcileSettings) -> tuple[Summary, bool]:
     """One pass, and whether administrators were told what they have to hear. Raises what `reconcile` raises."""
     async with KeydClient(settings.keyd_socket) as keyd, open_session() as session:
-        told = await watch(
-            settings, keyd, session
-        )  # first: it is bounded, and slow RPC servers must not delay it
+        # First: they are bounded, and slow RPC servers must not delay them.
+        told = await watch(settings, keyd, session)
+        told &= await hand_on_head(settings, keyd, session)
         return await reconcile(settings, keyd, session), told
 
 

@@ -87,7 +87,7 @@ class NetworkSettings(BaseModel):
 
 
 class HookSettings(BaseModel):
-    """`[alerts]`: who is told. Every way that is set has to take it."""
+    """`[alerts]` and `[heads]`: who is told. Every way that is set has to take it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -119,9 +119,11 @@ class ReconcileSettings(TomlSettings):
     networks: Annotated[tuple[NetworkSettings, ...], Field(min_length=1)]
     """Where to ask, one table for each network that payments are made on."""
     state_dir: str = "/var/lib/osmoda-reconcile"
-    """Where is kept what was told already."""
+    """Where is kept what was told and handed on already."""
     alerts: HookSettings = HookSettings()
     """Who is told of budgets that run out, freezes, held payments and faults."""
+    heads: HookSettings = HookSettings()
+    """Who keeps the signed heads of the ledger."""
 
     @model_validator(mode="after")
     def _one_table_each(self) -> Self:

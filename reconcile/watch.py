@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +13,7 @@ import aiohttp
 import structlog
 
 from keyd.client import KeydClient, KeydProtocolError, KeydRefused, KeydUnreachable
+from reconcile import state
 from reconcile.alerts import (
     KEYD_UNREACHABLE,
     LEDGER_FAILURE,
@@ -37,8 +37,8 @@ async def watch(settings: ReconcileSettings, keyd: KeydClient, session: aiohttp.
     """
     if not settings.alerts.wanted:
         return True
-    state = Path(settings.state_dir) / STATE_FILE
-    told = _told(state)
+    note = Path(settings.state_dir) / STATE_FILE
+    told = _told(note)
     current, unknown = await _look(keyd)
     new = [alert for alert in current if alert.id not in told]
     if new and not await deliver(settings.alerts, _document(new), session):
@@ -47,7 +47,7 @@ async def watch(settings: ReconcileSettings, keyd: KeydClient, session: aiohttp.
     lasting = {alert.id for alert in current} | (
         told - {KEYD_UNREACHABLE, LEDGER_FAILURE} if unknown else set()
     )
-    return lasting == told or _note(state, lasting)
+    return lasting == told or state.write(note, {"told": sorted(lasting)})
 
 
 async def _look(keyd: KeydClient) -> tuple[list[Alert], bool]:
@@ -74,24 +74,7 @@ def _document(alerts: Sequence[Alert]) -> bytes:
     return json.dumps(document, ensure_ascii=True).encode() + b"\n"
 
 
-def _told(state: Path) -> set[str]:
-    """Ids of what was told and lasts. A file that cannot be read makes everything be told again."""
-    try:
-        document = json.loads(state.read_text("utf-8"))
-        return {str(told) for told in document["told"]}
-    except FileNotFoundError:
-        return set()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        _log.warning("watch.state.unreadable", file=str(state), error=type(error).__name__)
-        return set()
-
-
-def _note(state: Path, told: Iterable[str]) -> bool:
-    temporary = state.with_suffix(".new")
-    try:
-        temporary.write_text(json.dumps({"told": sorted(told)}), "utf-8")
-        os.replace(temporary, state)
-    except OSError as error:
-        _log.error("watch.state.unwritable", file=str(state), error=error.strerror)
-        return False
-    return True
+def _told(note: Path) -> set[str]:
+    """Ids of what was told and lasts. A note that cannot be read makes everything be told again."""
+    told = state.read(note).get("told")
+    return set(map(str, told)) if isinstance(told, list) else set()

@@ -19,6 +19,12 @@ let
         "Allow `http://` to other hosts than loopback: whoever is on the way can then forge every answer.";
     };
   };
+  hook = what: {
+    command = option (types.listOf types.str) [ ]
+      "Program and arguments; it gets ${what} as JSON on its standard input. No shell.";
+    url = optional types.str "Gets ${what} as a POST. Without a secret: the file is in the Nix store.";
+    timeoutSeconds = option (types.numbers.between 0 60) 10.0 "Longest wait for either.";
+  };
 in
 {
   options.services.osmoda.reconcile.x402 = {
@@ -31,12 +37,8 @@ in
       systemd hands it to the unit as a credential.
     '';
 
-    alerts = {
-      command = option (types.listOf types.str) [ ]
-        "Program and arguments; it gets the alerts as JSON on its standard input. No shell.";
-      url = optional types.str "Gets the alerts as a POST. Without a secret: the file is in the Nix store.";
-      timeoutSeconds = option (types.numbers.between 0 60) 10.0 "Longest wait for either.";
-    };
+    alerts = hook "the alerts";
+    heads = hook "the newest signed head of the ledger";
 
     settings = option (types.attrsOf types.anything) { } ''
       Merged into reconcile.toml as it is, for keys that have no option here. A key that has one is refused.

@@ -70,6 +70,7 @@ def test_every_option_is_explained(options: Options) -> None:
         (EGRESS + "callers.*.", CallerSettings, set(), set()),
         (RECONCILE, ReconcileSettings, {"state_dir"}, {"enable", "config_file", "settings"}),
         (RECONCILE + "alerts.", HookSettings, set(), set()),
+        (RECONCILE + "heads.", HookSettings, set(), set()),
         (RECONCILE + "networks.*.", NetworkSettings, set(), set()),
     ],
 )
@@ -98,6 +99,7 @@ def test_a_key_without_an_option_would_be_seen(options: Options) -> None:
         (EGRESS, EgressSettings().model_dump(mode="json", exclude={"state_dir", "x402"}), set()),
         (EGRESS, EgressSettings().x402.model_dump(mode="json"), {"enable"}),
         (RECONCILE + "alerts.", HookSettings().model_dump(mode="json"), set()),
+        (RECONCILE + "heads.", HookSettings().model_dump(mode="json"), set()),
         (RECONCILE, {"keyd_socket": ReconcileSettings.model_fields["keyd_socket"].default}, set()),
         (
             RECONCILE + "networks.*.",
@@ -117,7 +119,7 @@ def test_the_defaults_are_those_of_the_daemons(
 
 def keys_below(options: Options, prefix: str) -> set[str]:
     """Options right below `prefix`, as keys of the file; of groups of options, their name."""
-    groups = ("peers", "limits", "alerts")
+    groups = ("peers", "limits", "alerts", "heads")
     found = set()
     for name in options:
         if name.startswith(prefix) and "*" not in (key := name.removeprefix(prefix)):

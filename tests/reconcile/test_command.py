@@ -99,7 +99,7 @@ async def test_check_reads_the_file_and_asks_nobody(stage: Stage) -> None:
     [
         ({}, "key 'networks' is missing"),
         ({"networks": []}, "networks: "),
-        ({"networks": [TABLE], "sockt": "x"}, "(known: alerts, keyd_socket, networks, state_dir)"),
+        ({"networks": [TABLE], "sockt": "x"}, "(known: alerts, heads, keyd_socket, networks, state_dir)"),
         ({"networks": [TABLE | {"blok": "safe"}]}, "unknown key 'networks.0.blok', did you mean 'block'?"),
         ({"networks": [TABLE | {"block": "pending"}]}, "'finalized', 'safe' or 'latest'"),
         ({"networks": [TABLE | {"network": "base"}]}, "networks.0.network"),

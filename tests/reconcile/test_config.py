@@ -74,7 +74,11 @@ def defaults(model: type[BaseModel]) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("heading", "model"),
-    [("Top level", ReconcileSettings), ("`[alerts]`", HookSettings), ("`[[networks]]`", NetworkSettings)],
+    [
+        ("Top level", ReconcileSettings),
+        ("`[alerts]`, `[heads]`", HookSettings),
+        ("`[[networks]]`", NetworkSettings),
+    ],
 )
 def test_the_page_names_every_key_with_its_default(heading: str, model: type[BaseModel]) -> None:
     assert documented(heading) == defaults(model)

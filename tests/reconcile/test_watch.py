@@ -176,13 +176,13 @@ async def test_a_note_that_cannot_be_written_is_a_failure_after_telling(
     assert hook.kinds == [["frozen"]]
 
 
-async def test_no_role_beyond_the_reconcilers_is_needed_and_none_that_changes_anything(
+async def test_the_reconciler_sees_the_policy_and_can_change_nothing_of_it(
     bare_stage: Stage,
 ) -> None:
     assert Role.RECONCILER in api.ENDPOINTS["policy"].roles
     may = {name for name, endpoint in api.ENDPOINTS.items() if Role.RECONCILER in endpoint.roles}
     changing = {name for name in may if api.ENDPOINTS[name].method != "GET"}
-    assert changing == {"evidence"}
+    assert changing == {"evidence", "ledger_checkpoint"}
 
 
 # -- URL --------------------------------------------------------------------------------------------------
