@@ -18,7 +18,6 @@ POLICY = api.PolicyView(
     denied_domains=[],
     signin_domains=[],
     only_domains=None,
-    signin_domains=[],
     callers=["*"],
     networks=["eip155:8453"],
     assets=["USDC@eip155:8453"],
