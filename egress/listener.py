@@ -40,10 +40,7 @@ def _bound(listen: str, key: str = "listen") -> list[socket.socket]:
         for family, *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             # A name may have two addresses; both get the port that the first one got.
             wanted = bound[0].getsockname()[1] if bound and port == 0 else port
-            created = socket.create_server((address[0], wanted), family=family, backlog=BACKLOG)
-            # Read anew, it knows that it is TCP. asyncio looks for that before it sets TCP_NODELAY, and without it
-            # every small answer waits 40 ms for an acknowledgement.
-            sock = socket.socket(fileno=created.detach())
+            sock = socket.create_server((address[0], wanted), family=family, backlog=BACKLOG)
             sock.setblocking(False)
             bound.append(_prompt(sock))
     except OSError as error:

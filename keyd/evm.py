@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from Crypto.Hash import keccak
 
@@ -15,6 +16,7 @@ def keccak256(data: bytes) -> bytes:
     return keccak.new(digest_bits=256, data=data).digest()
 
 
+@lru_cache(maxsize=1024)  # the recipients of a day; a seller that invents new ones pushes out the oldest
 def checksum_address(address: str) -> str:
     """The EIP-55 spelling of a 20-byte hex address. Raises ValueError if it is not one."""
     if _ADDRESS.fullmatch(address) is None:
