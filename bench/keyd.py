@@ -12,8 +12,7 @@ from collections.abc import Iterator
 from bench.harness import Comparison, Contender, Peer, Stage, at_least, at_most
 from bench.process import Worker, resident_mb
 from bench.signing import NETWORK, SELLER, USDC, ManyClients, OneClient, sign_requests
-from bench.stack import SDK_PYTHON, keyd_with_wallet, sdk, sdk_versions
-from demo.programs import BIN
+from bench.stack import SDK_PYTHON, keyd_with_wallet, product, sdk, sdk_versions
 from demo.stack import Keyd
 from keyd.assets import DEFAULT_ASSETS
 from keyd.eip3009 import authorize, digest
@@ -138,7 +137,7 @@ def _start_and_stop(keyd: Keyd) -> tuple[float, float]:
         notified.settimeout(START_TIMEOUT_S)
         began = time.perf_counter()
         process = subprocess.Popen(
-            [BIN / "osmoda-keyd", "--config", keyd.config],
+            [product("osmoda-keyd"), "--config", keyd.config],
             env={**os.environ, "NOTIFY_SOCKET": str(address)},
             stderr=subprocess.DEVNULL,
         )

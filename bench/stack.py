@@ -14,6 +14,8 @@ from demo.programs import Program, ProgramFailed
 from demo.stack import Egress, Keyd
 
 ROOT = Path(__file__).resolve().parents[1]
+PRODUCT_BIN = ROOT / ".cache/bench/venv-product/bin"
+"""osmoda-x402 as users have it, without the tools of development."""
 SDK_PYTHON = ROOT / ".cache/bench/venv-sdk/bin/python"
 SDK_SCRIPT = ROOT / "bench/peers/sdk.py"
 X402: Mapping[str, Any] = {
@@ -30,6 +32,7 @@ def keyd_with_wallet(folder: Path, **x402: Any) -> Iterator[Keyd]:
     """A running keyd that pays `bench.signing.DOMAIN`. `x402` overrides settings."""
     folder.mkdir(parents=True, exist_ok=True)
     keyd = Keyd(folder, {**X402, **x402})
+    keyd.program = Program("keyd", [product("osmoda-keyd"), "--config", keyd.config], keyd.log)
     keyctl(keyd, "init")
     keyd.start()
     try:
@@ -50,6 +53,7 @@ def keyctl(keyd: Keyd, *arguments: str) -> str:
 def egress_for(keyd: Keyd) -> Iterator[Egress]:
     """A running egress beside `keyd`. Sellers are on loopback, which the guard otherwise keeps programs away from."""
     egress = Egress(keyd.folder, keyd.socket, {"allow_private": ["127.0.0.1"]})
+    egress.program = Program("egress", [product("osmoda-egress"), "--config", egress.config], egress.log)
     egress.start()
     try:
         yield egress
@@ -66,6 +70,13 @@ def seller(folder: Path) -> Iterator[str]:
         yield str(program.start()["url"])
     finally:
         program.stop()
+
+
+def product(command: str) -> Path:
+    """One of our commands. Raises FileNotFoundError if they are not installed."""
+    if not (path := PRODUCT_BIN / command).exists():
+        raise FileNotFoundError(f"{path} is missing: run `make bench`")
+    return path
 
 
 def sdk() -> Worker:
