@@ -38,6 +38,7 @@ _SMALL: Final = {MANIFEST, CONFIG, *BESIDE}
 _MAX_SMALL: Final = 64 * 1024 * 1024
 """Bytes of a file other than the ledger: signed heads of ten million entries are 3 MB."""
 _COPY: Final = 1024 * 1024
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class RestoreError(Exception):
@@ -131,7 +132,7 @@ def _unpack(source: BinaryIO, passphrase: str, staging: Path) -> bytes:
                 if member.name == MANIFEST:
                     manifest = content.read()
                     continue
-                with path.open("xb") as file:
+                with os.fdopen(os.open(path, _NEW, 0o600), "wb") as file:
                     shutil.copyfileobj(content, file, _COPY)
                     file.flush()
                     os.fsync(file.fileno())

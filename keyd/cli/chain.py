@@ -54,6 +54,7 @@ async def _quantity(session: aiohttp.ClientSession, url: str, method: str, param
 
 
 def whole(atomic: int, decimals: int) -> str:
-    """Atomic units as a decimal string of whole tokens, exactly."""
+    """Atomic units as a decimal string of whole tokens, exactly, without zeros at its end."""
     with localcontext(prec=78 + decimals):  # 2**256 has 78 digits
-        return f"{Decimal(atomic).scaleb(-decimals):f}"
+        text = f"{Decimal(atomic).scaleb(-decimals):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

@@ -6,6 +6,7 @@ import base64
 import io
 import secrets
 import shutil
+import stat
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -141,7 +142,9 @@ async def test_wallets_are_sealed_under_the_new_machines_key_alone(rig: Rig, mac
     left = [path.name for path in machine.state_dir.rglob("*") if path.is_file()]
     assert set(left) <= {"default.json", "ledger.sqlite3", "ledger.sqlite3.lock", "overrides.toml"}
     old_key = bytes(32).hex().encode()
-    assert all(old_key not in path.read_bytes() for path in machine.state_dir.rglob("*") if path.is_file())
+    files = [path for path in machine.state_dir.rglob("*") if path.is_file()]
+    assert all(old_key not in path.read_bytes() for path in files)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
 
 
 # -- old, foreign, broken ---------------------------------------------------------------------------------
