@@ -49,7 +49,7 @@ class HeadKey:
 
 
 class HeadKeyFile:
-    """Where the key is kept. While the KEK is being changed it is sealed under both (docs/adr/0011).
+    """Where the key is kept. While the KEK is being changed it is sealed under both (docs/adr/0012).
 
     Methods raise LedgerError if the key does not open, and OSError.
     """

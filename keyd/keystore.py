@@ -4,7 +4,7 @@ Label, address and version are authenticated with the key: a file that was renam
 another wallet's does not open.
 
 While the KEK is being changed a file holds the same key more than once, sealed under each KEK, the oldest first
-(docs/adr/0011). What may be signed with which wallet is decided by the record, in `keyd.custody`.
+(docs/adr/0012). What may be signed with which wallet is decided by the record, in `keyd.custody`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """Changing the key-encryption key: every wallet opens under the old key until the new one is in force, and under the
-new one from that instant on, whenever keyd is killed (docs/adr/0011).
+new one from that instant on, whenever keyd is killed (docs/adr/0012).
 
     1. on record: a change to key N begins
     2. each wallet file, one by one, is replaced by one that holds the key sealed under both
