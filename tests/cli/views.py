@@ -16,6 +16,7 @@ POLICY = api.PolicyView(
     frozen=api.Frozen(frozen=False),
     allowed_domains=["api.quicknode.com", "*.example.com"],
     denied_domains=[],
+    signin_domains=[],
     only_domains=None,
     callers=["*"],
     networks=["eip155:8453"],
