@@ -1,12 +1,8 @@
 """Whoever cannot send on stops reading: nothing piles up in egress, however slow one of the two ends is.
 
-mitmproxy stops reading while the sockets of a client are full. Two gaps are closed here:
-
-- It waits for all of them, one reader at a time, so that one direction can hold up the other. Here data waits only for
-  the side that it goes to (`PacedHandler`).
-- What waits inside the layers (for an HTTP/2 window, for a connection that is being opened, for keyd) has no limit.
-  Here a stream that cannot pass on what it has pauses its source (`PacedStream`): an HTTP/1 connection is not read, an
-  HTTP/2 stream gets no more window, so that the other streams of its connection go on.
+mitmproxy stops reading while sockets are full, but what waits inside its layers (for an HTTP/2 window, for a connection
+that is being opened, for keyd) has no limit. Here a stream that cannot pass on what it has pauses its source: an HTTP/1
+connection is not read, an HTTP/2 stream gets no more window, so that the other streams of its connection go on.
 
 A connection tells its stream about `SendingPaused` and `SendingResumed`; the stream tells the connection on its
 other side `PauseReading` and `ResumeReading`.
@@ -14,13 +10,11 @@ other side `PauseReading` and `ResumeReading`.
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 from dataclasses import dataclass
 from typing import Final, cast
 
 from mitmproxy.connection import Connection
-from mitmproxy.proxy import commands, events, layer, mode_servers
+from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers.http import HttpLayer, HttpStream, SendHttp
 from mitmproxy.proxy.layers.http._base import HttpEvent
 from mitmproxy.proxy.layers.http._events import (
@@ -33,8 +27,6 @@ from mitmproxy.proxy.layers.http._events import (
 QUEUE_LIMIT: Final = 256 * 1024
 """Bytes of one stream that wait inside egress before its source is paused: a few reads, so that short waits cost
 no throughput."""
-OWN_LIMIT: Final = 1024 * 1024
-"""Bytes that wait for an HTTP/2 peer which goes on sending and does not read the answers to its pings and settings."""
 
 
 @dataclass
@@ -135,54 +127,3 @@ class PacedStream(HttpStream):
     @property
     def http_layer(self) -> HttpLayer:
         return cast(HttpLayer, self.context.layers[self.context.layers.index(self) - 1])
-
-
-_source: contextvars.ContextVar[Connection | None] = contextvars.ContextVar("source", default=None)
-"""The connection that the current task reads from."""
-
-
-class PacedHandler(mode_servers.ProxyConnectionHandler):
-    """One application's connection, and those to servers that belong to it."""
-
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)  # type: ignore[no-untyped-call]
-        self._halts: dict[Connection, asyncio.Event] = {}
-        """Connections that are not to be read until the event is set."""
-
-    async def handle_connection(self, connection: Connection) -> None:
-        _source.set(connection)
-        await super().handle_connection(connection)
-
-    async def handle_hook(self, hook: commands.StartHook) -> None:
-        if not isinstance(hook, ReadingHook):
-            await super().handle_hook(hook)
-        elif not hook.go_on:
-            self._halts.setdefault(hook.connection, asyncio.Event())
-        elif halt := self._halts.pop(hook.connection, None):
-            halt.set()
-
-    async def drain_writers(self) -> None:
-        """Called after each read: wait until what was read can be passed on."""
-        source = _source.get()
-        for connection, io in list(self.transports.items()):
-            if not isinstance(io.writer, asyncio.StreamWriter):
-                continue
-            is_destination = (connection is self.client) is not (source is self.client)
-            if is_destination or (connection is source and _is_flooding(connection, io.writer)):
-                try:
-                    await io.writer.drain()
-                except OSError as error:
-                    if io.handler is not None:
-                        io.handler.cancel(f"Error sending data: {error}")
-        if source is not None and (halt := self._halts.get(source)):
-            await halt.wait()
-
-
-def _is_flooding(connection: Connection, writer: asyncio.StreamWriter) -> bool:
-    """Only for HTTP/2. Elsewhere what waits for a peer came from the other side, and is no reason not to hear it."""
-    return connection.alpn == b"h2" and writer.transport.get_write_buffer_size() > OWN_LIMIT
-
-
-def install() -> None:
-    """Make mitmproxy use `PacedHandler`, in this process. Safe to repeat."""
-    mode_servers.ProxyConnectionHandler = PacedHandler  # type: ignore[misc]

@@ -4,6 +4,7 @@
 - trailers of a chunked body crash the connection, in both directions: they are handed on;
 - the head of a message may grow without limit: it is bounded;
 - a lost connection does not tell whether any of the answer had arrived: `AnswerBrokenOff` does;
+- a WebSocket that is asked for as `GET ws://…`, not through CONNECT, is refused: it is the http request that it is;
 - what an application sends ahead of the answer that it waits for is kept without limit: it is left in the socket.
 
 `install` puts these classes in the place of mitmproxy's own, which HttpLayer names directly.
@@ -11,6 +12,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import h11
@@ -39,6 +41,8 @@ from egress.flow_control import QUEUE_LIMIT, PauseReading, ReadingHook, ResumeRe
 MAX_HEAD: Final = 512 * 1024
 """Bytes of a message's start line and headers. PAYMENT-REQUIRED may take 128 KiB of it; ordinary heads are
 below 16 KiB, and an endless one must not fill the memory."""
+
+_WEBSOCKET_TARGET: Final = re.compile(rb"(GET )ws://", re.IGNORECASE)
 
 
 class AnswerBrokenOff(ResponseProtocolError):
@@ -152,6 +156,10 @@ class Http1Server(_Http1Connection, stock.Http1Server):
     ReceiveTrailers = RequestTrailers
 
     def read_headers(self, event: events.ConnectionEvent) -> layer.CommandGenerator[None]:
+        if match := _WEBSOCKET_TARGET.match(bytes(self.buf)[:40]):
+            rest = bytes(self.buf)[match.end() :]
+            self.buf = ReceiveBuffer()
+            self.buf += match[1] + b"http://" + rest
         yield from super().read_headers(event)
         if self.state == self.read_headers and len(self.buf) > MAX_HEAD:
             yield commands.SendData(self.conn, stock.make_error_response(431, "request head too large"))

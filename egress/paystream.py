@@ -106,6 +106,8 @@ class PayStream(PacedStream):
     _alias: int | None = None
     """Stream id of the repeat on a multiplexed upstream connection, where ours belongs to the first request."""
     _deadline: _Deadline | None = None
+    _answer_ended = False
+    """The application has been told that the answer is complete, while it was still sending."""
 
     def __init__(self, context: Context, stream_id: int) -> None:
         super().__init__(context, stream_id)
@@ -423,12 +425,23 @@ class PayStream(PacedStream):
         self.client_state = self.state_done  # whatever follows of the request is not wanted
         yield from self.send_response()
 
+    def send_response(self, already_streamed: bool = False) -> layer.CommandGenerator[None]:
+        yield from super().send_response(already_streamed)
+        if self.server_state == self.state_done and self.client_state not in (
+            self.state_done,
+            self.state_errored,
+        ):
+            # The answer is complete before the request is. An application may wait for this end before it ends.
+            self._answer_ended = True
+            yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
+
     def flow_done(self) -> layer.CommandGenerator[None]:
-        yield from super().flow_done()
-        if isinstance(
-            self.child_layer, tcp.TCPLayer
-        ):  # upgraded: a plain pipe, whose messages nobody looks at
-            self.child_layer.flow = None
+        for command in super().flow_done():
+            is_end = isinstance(command, SendHttp) and isinstance(command.event, ResponseEndOfMessage)
+            if not (is_end and self._answer_ended):
+                yield command
+        if isinstance(self.child_layer, tcp.TCPLayer):
+            self.child_layer.flow = None  # upgraded: a plain pipe, whose messages nobody looks at
         yield from self._drop_alias()
 
     def _drop_alias(self) -> layer.CommandGenerator[None]:

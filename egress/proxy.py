@@ -19,13 +19,14 @@ from mitmproxy.master import Master
 from mitmproxy.options import Options
 from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
 
-from egress import flow_control, http1, http2, trust
+from egress import http1, http2, trust
 from egress.addon import X402Addon
 from egress.buyer import Buyer
 from egress.config import EgressSettings
 from egress.connections import ConnectionLimit
 from egress.destinations import AllowedDomains, AllowedPrivate
 from egress.guard import Guard
+from egress.handler import install as install_handler
 from egress.identity import Identity
 from egress.layers import PayNextLayer
 from egress.listener import metrics_listener
@@ -189,7 +190,7 @@ class Egress:
         settings = self.settings
         ca = trust.prepare_ca(Path(settings.state_dir))
         extra = Path(settings.upstream_ca_file) if settings.upstream_ca_file else None
-        flow_control.install()
+        install_handler()
         http1.install()
         http2.install()
         master = Master(Options())

@@ -47,6 +47,22 @@ async def test_the_paid_stream_is_not_delayed_by_the_report(world: World) -> Non
         assert (await world.keyd.outcomes.get()).http_status == 200
 
 
+async def test_an_answer_that_is_complete_before_its_request_ends_at_once(world: World) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request(head_only=True)
+        assert await connection.reader.readexactly(8) == b"3\r\nabc\r\n"
+        await connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")
+        assert await connection.reader.readexactly(5) == b"0\r\n\r\n"
+        await connection.request()
+        await connection.send(response(200, {}, b"next"))
+
+    async with world.serving(script) as upstream, world.app(upstream) as app:
+        await app.send(method="POST", body=b"3\r\nabc\r\n", Transfer_Encoding="chunked")
+        assert (await app.answer()).body == b"ok"
+        await app.write(b"0\r\n\r\n")
+        assert (await app.get()).body == b"next"
+
+
 async def test_small_writes_do_not_wait_for_acknowledgements(world: World) -> None:
     """Nagle's algorithm would hold the body of an answer back for 40 ms, until its head is acknowledged."""
     async with (

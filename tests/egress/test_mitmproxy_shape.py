@@ -27,7 +27,7 @@ RELIED_ON: dict[str, tuple[Callable[..., Any] | type, str]] = {
     "egress/http2.py, egress/paystream.py (stream ids)": (_http2.Http2Client, "a113056f7d2b"),
     "egress/http2.py (acknowledgements, send_data)": (_http2.Http2Connection, "f18f3940fd55"),
     "egress/http2.py (stream_buffers, windows)": (_http_h2.BufferedH2Connection, "f983b7220f47"),
-    "egress/flow_control.py (handle_connection, drain_writers)": (
+    "egress/handler.py (handle_connection, drain_writers, handle_hook)": (
         mode_servers.ProxyConnectionHandler,
         "10e340d70b3f",
     ),

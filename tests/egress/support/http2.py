@@ -25,6 +25,16 @@ class Stream:
         self.complete = asyncio.Event()
         self.pieces: list[bytes] = []
         """Of the request's body, joined in `message` once it is complete."""
+        self._taken = 0
+
+    async def next_piece(self) -> bytes | None:
+        """The next DATA of the request, None after the last."""
+        while self._taken == len(self.pieces):
+            if self.complete.is_set():
+                return None
+            await self.connection.news()
+        self._taken += 1
+        return self.pieces[self._taken - 1]
 
     @property
     def paid(self) -> bool:
@@ -135,7 +145,8 @@ class Http2Connection(_Acknowledging):
             stream = self.streams[event.stream_id] = Stream(self, event.stream_id, message)
             scripts.create_task(self.script(stream))
         elif isinstance(event, h2.events.DataReceived):
-            self.streams[event.stream_id].pieces.append(event.data)
+            if event.data:
+                self.streams[event.stream_id].pieces.append(event.data)
             self.acknowledge(event)
         elif isinstance(event, h2.events.StreamEnded):
             stream = self.streams[event.stream_id]
