@@ -125,15 +125,17 @@ class Service:
         )
         data |= records.signed_facts(payment_id, intent, verdict.allowed, record)
         data |= records.signed_offer(intent, verdict.offer, payer.address, now_s)
-        data |= self._shadow(tx, intent, payer, record)
+        data |= self._shadow(tx, intent, payer)
         tx.append("x402.payment.signed", str(peer), data)
         return Recorded(payment_id, verdict.offer, authorization, payer, repeat=False)
 
-    def _shadow(self, tx: Transaction, intent: Intent, payer: Payer, record: Standing) -> dict[str, Any]:
+    def _shadow(self, tx: Transaction, intent: Intent, payer: Payer) -> dict[str, Any]:
         """With `enforce = false`: what the overrides would have refused, for the record."""
         if self.policies.enforce:
             return {}
-        stricter = decide(intent, self.policies.in_force(tx.db), payer=payer.address, standing=record)
+        policy, now_s, day = self.policies.in_force(tx.db), tx.now // 1_000_000, payments.budget_day(tx.now)
+        record = standing.load(tx.db, intent, policy, now_s=now_s, day=day)
+        stricter = decide(intent, policy, payer=payer.address, standing=record)
         if isinstance(stricter, Allow):
             return {}
         return {"would_refuse": {"code": stricter.reason.value, "detail": stricter.detail}}

@@ -20,7 +20,7 @@ def load(db: sqlite3.Connection, intent: Intent, policy: Policy, *, now_s: int, 
     approvals = facts.every(db, Kind.APPROVAL)
     return Standing(
         spent=_spent(db, intent, day),
-        last_minute=payments.signed_between(db, now_s - RATE_WINDOW_S, now_s),
+        last_minute=_last_minute(db, policy, now_s),
         frozen=is_frozen(db),
         quarantined=policy.quarantine_after is not None and trouble >= policy.quarantine_after,
         pin=None if pin is None else Pin(pin["network"], pin["asset"], pin["pay_to"]),
@@ -32,6 +32,14 @@ def load(db: sqlite3.Connection, intent: Intent, policy: Policy, *, now_s: int, 
 
 def is_frozen(db: sqlite3.Connection) -> bool:
     return facts.get(db, Kind.FROZEN, "") is not None
+
+
+def _last_minute(db: sqlite3.Connection, policy: Policy, now_s: int) -> int:
+    """Payments in the last minute; counted only where there is a limit, for at 1000 payments/s it costs as much as
+    all the rest of a decision."""
+    if policy.payments_per_minute is None:
+        return 0
+    return payments.signed_between(db, now_s - RATE_WINDOW_S, now_s)
 
 
 def _spent(db: sqlite3.Connection, intent: Intent, day: str) -> Spent:

@@ -252,6 +252,17 @@ async def test_shadow_mode_pays_what_the_base_allows_and_records_what_would_be_r
     assert (await rig.refused(what=2)).reason is Reason.FROZEN
 
 
+async def test_shadow_mode_counts_payments_for_a_rate_that_only_the_overrides_have(
+    make_rig: Callable[..., Rig],
+) -> None:
+    rig = make_rig(enforce=False)
+    await change(rig, payments_per_minute=1)
+    first, second = await rig.paid(what=1), await rig.paid(what=2)
+    recorded = [entry.data.get("would_refuse") for entry in rig.entries("x402.payment.signed")]
+    assert first.payment.payment_id != second.payment.payment_id
+    assert recorded == [None, {"code": "rate_limit", "detail": "1 payments in the last minute"}]
+
+
 async def test_a_changed_base_goes_on_record_once(rig: Rig) -> None:
     for document in ({"a": 1}, {"a": 1}, {"a": 2}):
         await rig.admin.record_base(document)
