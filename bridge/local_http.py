@@ -40,7 +40,13 @@ async def serve(server: FastMCP[Any], host: str, port: int) -> None:
         bound = listener.getsockname()[1]
         shown = f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}"
         app = OwnUserOnly(make_app(server, bound), os.geteuid())
-        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+        config = uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,  # X-Forwarded-For would let a stranger name the connection that the kernel is asked about
+        )
         print(f"osmoda-bridge: http://{shown}/mcp", file=sys.stderr, flush=True)
         await uvicorn.Server(config).serve(sockets=[listener])
 

@@ -30,7 +30,7 @@ Domains = Annotated[
     Field(max_length=100, description='Like "api.example.com" or "*.example.com".'),
 ]
 Limit = Annotated[int, Field(ge=1, le=50)]
-Found = Annotated[int, Field(ge=1, le=MAX_FOUND)]
+FoundLimit = Annotated[int, Field(ge=1, le=MAX_FOUND)]
 Query = Annotated[str, StringConstraints(max_length=200)]
 UrlText = Annotated[str, StringConstraints(max_length=2048)]
 ProposalId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{6,64}$")]
@@ -112,7 +112,7 @@ class Tools:
         return _result(answer, views.quote_words(answer))
 
     async def discover(
-        self, query: Query | None = None, limit: Found = 10
+        self, query: Query | None = None, limit: FoundLimit = 10
     ) -> Annotated[CallToolResult, answers.DiscoverAnswer]:
         facilitator = self._facilitator
         if facilitator is None:

@@ -193,6 +193,8 @@ def quote_words(answer: answers.QuoteAnswer) -> str:
     if answer.verdict == "none":
         where = f' It redirects to "{answer.redirects_to}" (untrusted).' if answer.redirects_to else ""
         return f"It answered HTTP {answer.http_status} and asks for no money.{where} Nothing was paid."
+    if answer.verdict == "refuse" and answer.http_status != 402:
+        return f"egress did not let the request through ({answer.code}). {answer.what_to_do or ''} Nothing was paid."
     said = f' The seller describes it as "{answer.description}" (untrusted).' if answer.description else ""
     return (
         f"{_price_words(answer.price)} {_verdict_words(answer.verdict, answer.code)}{said} Nothing was paid."

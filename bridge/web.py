@@ -115,7 +115,10 @@ class Web:
                 "egress does not answer: is osmoda-egress running, and --proxy right?"
             ) from None
         except aiohttp.ClientHttpProxyError as error:  # the answer of egress to CONNECT
-            raise NotAnswered(f"egress did not connect to it (HTTP {error.status})") from None
+            said = None if error.headers is None else error.headers.get("X-402-Egress")
+            if said is None:
+                raise NotAnswered(f"egress did not connect to it (HTTP {error.status})") from None
+            return Page(error.status, payment_required=(), location=None, egress=said, body=b"")
         except aiohttp.ClientSSLError:
             raise NotAnswered("its certificate, or egress's, is not trusted (--ca)") from None
         except (aiohttp.ClientError, OSError, ValueError) as error:  # the text may quote what the server sent

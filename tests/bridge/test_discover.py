@@ -81,7 +81,7 @@ async def test_a_search_and_json(world: World) -> None:
     ("facilitator", "said", "code"),
     [
         ("http://10.0.0.1", "destination_private", 1),
-        ("https://10.0.0.1", "egress did not connect", 1),
+        ("https://10.0.0.1", "destination_private", 1),
         ("nowhere", "give a whole URL", 2),
     ],
 )

@@ -268,7 +268,8 @@ async def test_what_asks_for_nothing_that_can_be_read_costs_nothing(
     [
         ("http://10.0.0.1/", "destination_private"),
         ("http://169.254.169.254/latest/meta-data", "destination_private"),
-        ("https://10.0.0.1/", "egress did not connect"),
+        ("https://10.0.0.1/", "destination_private"),
+        ("https://does-not-exist.invalid/", "egress did not connect"),
         ("file:///etc/passwd", "give a whole URL"),
         ("http://user:secret@127.0.0.1/", "leave credentials out"),
         ("gopher://x", "give a whole URL"),

@@ -9,15 +9,18 @@ import shutil
 import socket
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mcp import ClientSession, StdioServerParameters, stdio_client
 
 from bridge.local_http import owner_of
 from demo.programs import BIN
 from tests.bridge.conftest import AGENT_UID, ROOT, World, words
+from tests.bridge.support.seller import offer
 from tests.programs.support.machine import installed
 
 pytestmark = pytest.mark.real
@@ -85,6 +88,31 @@ def test_without_the_sdk_it_says_what_to_install(tmp_path: Path) -> None:
     assert "pip install 'osmoda-x402[bridge]'" in done.stderr
 
 
+async def test_a_bridge_inside_of_a_session_quotes_within_its_budget(world: World) -> None:
+    seller = world.seller()
+    dear, cheap = seller.sells("/dear", offer(2_000)), seller.sells("/cheap", offer(1_000))
+    egress = world.payer.egress
+    run = ["x402", "run", "--label", "task", "--budget", "0.001"]
+    run += ["--proxy", egress.url, "--ca", str(egress.ca_certificate)]
+    server = StdioServerParameters(
+        command=str(BIN / "keyctl"),
+        args=[*run, "--", str(BIN / "osmoda-bridge"), "--ca", str(egress.ca_certificate)],
+        env={**os.environ, "OSMODA_KEYD_SOCKET": str(world.payer.keyd.socket)},
+    )
+    async with (
+        seller.serving(),
+        stdio_client(server) as streams,
+        ClientSession(*streams) as session,
+    ):
+        await session.initialize()
+        answers = [await session.call_tool("x402_quote", {"url": url}) for url in (cheap, dear)]
+    found = [answer.structuredContent or {} for answer in answers]
+    assert [(answer["verdict"], answer["code"]) for answer in found] == [
+        ("pay", None),
+        ("refuse", "budget_session"),
+    ]
+
+
 # -- HTTP -------------------------------------------------------------------------------------------------
 
 
@@ -132,8 +160,8 @@ def test_a_page_in_a_browser_is_kept_out(world: World) -> None:
 @needs_root
 @pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl here")
 def test_another_user_is_kept_out(world: World) -> None:
-    def status(url: str, uid: int) -> str:
-        command = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "-X", "DELETE", url]
+    def status(url: str, uid: int, *headers: str) -> str:
+        command = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "-X", "DELETE", *headers, url]
         done = subprocess.run(
             command, capture_output=True, text=True, user=uid, group=uid, cwd="/", timeout=30
         )
@@ -143,6 +171,24 @@ def test_another_user_is_kept_out(world: World) -> None:
         assert status(url, OTHER_UID) == "403"
         assert status(url, 0) == "403"  # an administrator's programs do not act as the agent either
         assert status(url, AGENT_UID) == "400"  # let in: the SDK misses a session
+        host, port = url.removeprefix("http://").removesuffix("/mcp").split(":")
+        with as_user(AGENT_UID):
+            theirs = socket.create_connection((host, int(port)))
+        with theirs:
+            forged = f"127.0.0.1:{theirs.getsockname()[1]}"
+            for header in (f"X-Forwarded-For: {forged}", f"Forwarded: for={forged}"):
+                assert status(url, OTHER_UID, "-H", header) == "403"
+                assert status(url, AGENT_UID, "-H", header) == "400"
+
+
+@contextmanager
+def as_user(uid: int) -> Iterator[None]:
+    """Connections that are made in the block are this user's."""
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def test_the_owner_of_a_connection_is_the_user_at_its_other_end() -> None:
