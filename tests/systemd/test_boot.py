@@ -304,6 +304,36 @@ def test_the_daily_budget_holds_across_watchdog_crash_upgrade_and_reboot(boots: 
     assert boots.second["spent_at_last"] == "0.003"
 
 
+def test_a_sealed_key_is_changed_and_the_wallets_open_under_the_new_one(boots: Boots) -> None:
+    keys = boots.second["keys"]
+    old, between, new = (json.loads(keys[name]["out"]) for name in ("kek_before", "under_way", "kek"))
+    assert keys["rotated"]["code"] == 0, keys["rotated"]["err"]
+    assert old["source"] == new["source"] == "credential"
+    assert (between["id"], between["next"]) == (old["id"], new["id"])
+    assert new["next"] is None
+    assert new["id"] != old["id"]
+    assert keys["after_rotation"]["out"] == keys["before"]["out"]
+
+
+def test_a_lost_state_is_restored_with_wallets_and_budget_and_frozen(boots: Boots) -> None:
+    keys = boots.second["keys"]
+    assert keys["backup"]["code"] == 0, keys["backup"]["err"]
+    assert keys["restored"]["code"] == 0, keys["restored"]["err"]
+    assert "payments are frozen" in keys["frozen"]["err"]
+    assert keys["after_restore"]["out"] == keys["before"]["out"]
+    assert keys["unfrozen"]["code"] == 0
+    assert boots.second["spent_after_keys"] == boots.second["spent_at_last"]
+
+
+def test_systemd_asks_for_the_passphrase_and_keyd_starts_with_it(boots: Boots) -> None:
+    keys = boots.second["keys"]
+    assert keys["init"]["code"] == 0, keys["init"]["err"]
+    assert keys["question"] == "Passphrase of osmoda-keyd"
+    assert keys["started"] == 0
+    assert json.loads(keys["passphrase_kek"]["out"])["source"] == "passphrase"
+    assert keys["made"]["code"] == 0, keys["made"]["err"]
+
+
 def test_the_ledger_verifies_after_all_that(boots: Boots) -> None:
     assert boots.second["ledger"]["code"] == 0, boots.second["ledger"]["err"]
 

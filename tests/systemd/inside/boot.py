@@ -20,6 +20,8 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 from pathlib import Path
 from typing import Any
 
+import keys
+
 RESULTS = Path(sys.argv[1])
 REPOSITORY = sys.argv[2]
 HERE = Path(__file__).parent
@@ -91,6 +93,8 @@ def second(seen: dict[str, Any]) -> None:
     seen["paid"] = pay("alice", "/item/3")
     seen["over_budget"] = pay("alice", "/item/4")
     seen["spent_at_last"] = spent()
+    seen["keys"] = keys.life_of_the_keys(Path(REPOSITORY) / "docs/custody.md")
+    seen["spent_after_keys"] = spent()
     seen["ledger"] = done("osmoda-keyctl", "ledger", "verify")
     seen["package_beside"] = done("dpkg", "-i", package())
     seen["uninstall"] = done("make", "-C", REPOSITORY, "uninstall")
