@@ -1,4 +1,4 @@
-"""keyd's custody on real files with a real kek_file; run as a program, it kills itself in the middle of a rotation."""
+"""keyd's custody on real files with a real kek_file; run as a program, it kills itself in the middle of a change."""
 
 from __future__ import annotations
 
@@ -52,7 +52,8 @@ class Vault:
         return [e.type for e in self.ledger.entries(limit=10_000) if e.type.startswith("wallet.rek")]
 
 
-async def _die_while_rotating(folder: Path, last: int) -> None:
+async def _die(folder: Path, what: str, last: int) -> None:
+    """At fsync number `last` of a change of keys ("rotate"), or of making one more wallet ("create")."""
     vault = Vault(folder, None)
     admin = Peer(pid=1, uid=0, gid=0)
     for label in LABELS:
@@ -65,8 +66,10 @@ async def _die_while_rotating(folder: Path, last: int) -> None:
         fsync(descriptor)
 
     files.os.fsync = mortal  # type: ignore[attr-defined]
+    if what == "create":
+        await vault.custody.create(admin, "late", 0)
     await vault.rotation.rotate(admin, api.KekRotate())
 
 
 if __name__ == "__main__":
-    asyncio.run(_die_while_rotating(Path(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(_die(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])))

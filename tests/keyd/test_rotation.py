@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from keyd import api, files, kek
+from keyd import api, files, kek, scrypt
 from keyd.kek import Kek, KekError
 from keyd.keystore import WalletUnreadable
 from keyd.peer import Peer
@@ -126,11 +126,34 @@ async def test_killed_at_any_step_every_wallet_opens_at_the_next_start(
     assert {len(current.keystore.kek_ids(label)) for label in LABELS} == {1}
 
 
-@pytest.mark.parametrize("last", [0, 3, 6, 7, 8, 13])
-def test_a_process_that_is_really_killed_loses_no_wallet(tmp_path: Path, last: int) -> None:
-    program = [sys.executable, "-m", "tests.keyd.support_custody", str(tmp_path), str(last)]
+def die(folder: Path, what: str, last: int) -> None:
+    program = [sys.executable, "-m", "tests.keyd.support_custody", str(folder), what, str(last)]
     done = subprocess.run(program, timeout=60, check=False, capture_output=True)
     assert done.returncode == -9, done.stderr
+
+
+@pytest.mark.parametrize(("last", "found"), [(0, False), (1, True)], ids=["before-its-name", "after"])
+def test_a_process_killed_while_a_wallet_is_made_leaves_none_that_is_not_on_record(
+    tmp_path: Path, last: int, found: bool
+) -> None:
+    die(tmp_path, "create", last)
+    vault = Vault(tmp_path, None)
+    try:
+        assert ("late" in vault.keystore.labels()) is found
+        asyncio.run(vault.start())
+        held = vault.custody.wallets()
+        assert ("late" in {wallet.label for wallet in held.wallets}) is found
+        assert held.damaged == []
+        assert [path.name for path in (tmp_path / "wallets").glob(".*")] == []  # what the kill left half done
+        types = [e.type for e in vault.ledger.entries(limit=100)]
+        assert types.count("wallet.found") == found
+    finally:
+        vault.ledger.close()
+
+
+@pytest.mark.parametrize("last", [0, 3, 6, 7, 8, 13])
+def test_a_process_that_is_really_killed_loses_no_wallet(tmp_path: Path, last: int) -> None:
+    die(tmp_path, "rotate", last)
     vault = Vault(tmp_path, None)
     try:
         asyncio.run(vault.start())
@@ -221,7 +244,10 @@ async def test_a_wallet_that_does_not_open_stops_the_change(rig: Rig) -> None:
 # -- a key under a passphrase -----------------------------------------------------------------------------
 
 
-async def test_a_key_under_a_passphrase_changes_with_a_passphrase(vault: Callable[..., Vault]) -> None:
+async def test_a_key_under_a_passphrase_changes_with_a_passphrase(
+    vault: Callable[..., Vault], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scrypt, "N", 2)
     first = await begun(vault, PASSPHRASE)
     before = first.addresses()
     refused = await first.rotation.rotate(ADMIN, api.KekRotate())
