@@ -74,6 +74,11 @@ def restore(
     `known` are heads of this ledger that somebody kept: a backup that is older, or of another ledger, is refused.
     """
     make_private_directory(settings.state_dir)
+    if (owner := settings.state_dir.stat().st_uid) != os.geteuid():
+        raise RestoreError(
+            f"{settings.state_dir} belongs to uid {owner}, who could not read what is restored",
+            "run it as the user that keyd runs as; docs/custody.md shows how",
+        )
     lock = store.lock(settings.ledger_file)
     try:
         _refuse_existing(settings)

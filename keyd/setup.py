@@ -42,6 +42,11 @@ def key_of_this_machine(settings: Settings, environment: Mapping[str, str]) -> k
 
     Raises SetupError, OSError.
     """
+    if settings.kek_file is None and "CREDENTIALS_DIRECTORY" not in environment:
+        raise SetupError(
+            "the key-encryption key is a systemd credential, and this command was not lent it",
+            "run it by `systemd-run -p LoadCredentialEncrypted=kek:/etc/osmoda/kek.cred …`: docs/custody.md shows how",
+        )
     try:
         if settings.kek_file is not None:
             kek.create(settings.kek_file, secrets.token_bytes)

@@ -23,7 +23,7 @@ from keyd.peer import Peer
 from keyd.policy import Deny
 from keyd.reasons import Reason
 from keyd.restore import Restored, RestoreError
-from keyd.setup import initialise
+from keyd.setup import SetupError, initialise, key_of_this_machine
 from keyd.stream import OpeningReader, SealingWriter, StreamError
 from ledger.chain import Head
 from ledger.errors import LedgerError
@@ -182,6 +182,21 @@ async def test_an_existing_state_is_never_overwritten(rig: Rig, machine: Setting
     assert "mv " in refused.value.hint
     after = {path: path.read_bytes() for path in machine.state_dir.rglob("*") if path.is_file()}
     assert after == before
+
+
+async def test_only_the_owner_of_the_state_folder_restores(
+    rig: Rig, machine: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, _ = await fetched(rig)
+    initialise(machine)
+    monkeypatch.setattr(restore.os, "geteuid", lambda: 12345)
+    with pytest.raises(RestoreError, match="belongs to uid"):
+        put(content, machine)
+
+
+def test_a_credential_that_was_not_lent_is_asked_for_in_words(tmp_path: Path) -> None:
+    with pytest.raises(SetupError, match="was not lent it"):
+        key_of_this_machine(Settings(state_dir=tmp_path), {})
 
 
 async def test_what_init_made_is_no_state(rig: Rig, machine: Settings) -> None:
