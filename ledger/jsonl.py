@@ -122,18 +122,22 @@ def _contradictions(read: Entry, tables: projection.Tables) -> list[str]:
 def rows(export: Path) -> Iterator[Row]:
     """The rows of an export, unchecked but for their form. Raises LedgerError, OSError."""
     with export.open("rb") as file:
-        number = 0
+        number = seq = 0
         while text := file.readline(MAX_LINE):
             number += 1
             match = _LINE.fullmatch(text)
             if match is None:
-                raise LedgerError(f"{export}: line {number} is not an entry with its hash", "Check the path.")
-            yield Row(_seq(match[1]), match[1], bytes.fromhex(match[2].decode()))
+                raise LedgerError(
+                    f"{export}: line {number} is not an entry with its hash",
+                    "A last line that ends in the middle was not written to the end: take the export again.",
+                )
+            seq = _seq(match[1], seq + 1)
+            yield Row(seq, match[1], bytes.fromhex(match[2].decode()))
 
 
-def _seq(encoded: bytes) -> int:
-    """The number that an entry gives itself; -1 if it cannot be read, for the check to say so."""
+def _seq(encoded: bytes, place: int) -> int:
+    """The number that an entry gives itself; that of its place if it cannot be read, for the check to say so."""
     try:
         return entry.decode(encoded, b"").seq
     except CanonicalError:
-        return -1
+        return place
