@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from ledger import Ledger, chain, schema
+from ledger import Ledger, chain, note, schema
+from ledger.note import Key
 from ledger.projection import OUTCOMES, SIGNED
 from ledger.verify import verify
 
@@ -47,6 +48,12 @@ def test_the_ledger_writes_the_entries_and_hashes_of_the_document(path: Path) ->
     assert verify(path).ok
     [documented] = blocks("projection")
     assert projection == [line.split("    (")[0].split() for line in documented.splitlines()]
+
+
+def test_the_signed_head_of_the_document_is_of_its_ledger_and_key() -> None:
+    [signed], [vkey] = blocks("note"), blocks("vkey")
+    head = note.read(signed + "\n", Key.parse(vkey)).head
+    assert (head.seq, head.hash.hex()) == (2, blocks("hash")[-1])
 
 
 def _rows(query: str) -> Callable[[sqlite3.Connection], list[tuple[object, ...]]]:
