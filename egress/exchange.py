@@ -116,6 +116,8 @@ class Exchange:
 
     @classmethod
     def of(cls, flow: http.HTTPFlow) -> Exchange:
-        exchange = flow.metadata.setdefault(_KEY, cls())
+        exchange = flow.metadata.get(_KEY)
+        if exchange is None:
+            exchange = flow.metadata[_KEY] = cls()
         assert isinstance(exchange, cls)
         return exchange

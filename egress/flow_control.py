@@ -30,27 +30,30 @@ no throughput."""
 
 
 @dataclass
-class SendingPaused(HttpEvent):
-    """From `connection`: more of this stream waits here than should."""
+class Sending(HttpEvent):
+    """From a connection, about what it has to send."""
 
     connection: Connection
 
 
-@dataclass
-class SendingResumed(HttpEvent):
-    """From `connection`: there is room again."""
-
-    connection: Connection
+class SendingPaused(Sending):
+    """More of this stream waits here than should."""
 
 
-@dataclass
-class PauseReading(HttpEvent):
-    """To a connection: take no more of this stream from the peer."""
+class SendingResumed(Sending):
+    """There is room again."""
 
 
-@dataclass
-class ResumeReading(HttpEvent):
-    """To a connection: go on. Also sent when the stream ends."""
+class Reading(HttpEvent):
+    """To a connection, about what it receives."""
+
+
+class PauseReading(Reading):
+    """Take no more of this stream from the peer."""
+
+
+class ResumeReading(Reading):
+    """Go on. Also sent when the stream ends."""
 
 
 @dataclass
@@ -74,12 +77,12 @@ class PacedStream(HttpStream):
         """Sources that are paused, each with the reasons."""
 
     def handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
-        if isinstance(event, SendingPaused):
-            yield from self._pause(self._other_side(event.connection), "window")
-        elif isinstance(event, SendingResumed):
-            yield from self._resume(self._other_side(event.connection), "window")
-        else:
-            yield from super().handle_event(event)
+        if isinstance(event, Sending):
+            paused = isinstance(event, SendingPaused)
+            yield from (self._pause if paused else self._resume)(self._other_side(event.connection), "window")
+            return
+        yield from super().handle_event(event)
+        if self._paused or self._queued or self._paused_for:
             yield from self._mind_the_queue(event)
 
     def _mind_the_queue(self, event: events.Event) -> layer.CommandGenerator[None]:

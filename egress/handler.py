@@ -6,7 +6,8 @@ Three things are done otherwise than in mitmproxy 12.2.3:
 - What one event makes it write to a connection leaves in one piece: a system call is a quarter of what a small
   answer costs.
 - An addon's hook is called directly. mitmproxy looks through all addons each time, and once more for the screen of
-  mitmproxy, which is another quarter.
+  mitmproxy, which is another quarter. Nor are the types of a message's members checked: that is for addons under
+  development.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
+from mitmproxy import http
 from mitmproxy.connection import Connection
 from mitmproxy.proxy import commands, events, mode_servers
 
@@ -147,3 +149,4 @@ def _is_flooding(connection: Connection, writer: asyncio.StreamWriter) -> bool:
 def install() -> None:
     """Make mitmproxy use `Handler`, in this process. Safe to repeat."""
     mode_servers.ProxyConnectionHandler = Handler  # type: ignore[misc]
+    http.MessageData.__post_init__ = lambda _: None  # type: ignore[method-assign]

@@ -36,12 +36,14 @@ from mitmproxy.proxy.layers.http._events import (
 )
 
 from egress import upstream
-from egress.flow_control import QUEUE_LIMIT, PauseReading, ReadingHook, ResumeReading
+from egress.flow_control import QUEUE_LIMIT, PauseReading, Reading, ReadingHook
 
 MAX_HEAD: Final = 512 * 1024
 """Bytes of a message's start line and headers. PAYMENT-REQUIRED may take 128 KiB of it; ordinary heads are
 below 16 KiB, and an endless one must not fill the memory."""
 
+_TRAILERS: Final = (RequestTrailers, ResponseTrailers)
+_ENDS: Final = (RequestEndOfMessage, ResponseEndOfMessage)
 _WEBSOCKET_TARGET: Final = re.compile(rb"(GET )ws://", re.IGNORECASE)
 
 
@@ -71,7 +73,7 @@ class _Http1Connection(stock.Http1Connection):
     _reads = True
 
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
-        if isinstance(event, PauseReading | ResumeReading):
+        if isinstance(event, Reading):
             self._paused_by_stream = isinstance(event, PauseReading)
         else:
             yield from super()._handle_event(event)
@@ -92,11 +94,11 @@ class _Http1Connection(stock.Http1Connection):
             yield command
 
     def send(self, event: HttpEvent) -> layer.CommandGenerator[None]:
-        if isinstance(event, RequestTrailers | ResponseTrailers):
+        if isinstance(event, _TRAILERS):
             self.trailers_to_send = event.trailers
             return
         trailers, last_chunk = None, b"0\r\n\r\n"
-        if isinstance(event, RequestEndOfMessage | ResponseEndOfMessage):
+        if isinstance(event, _ENDS):
             trailers, self.trailers_to_send = self.trailers_to_send, None
         for command in super().send(event):
             if trailers and isinstance(command, commands.SendData) and command.data == last_chunk:
