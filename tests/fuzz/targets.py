@@ -20,6 +20,11 @@ from mitmproxy import http
 from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 
+from bridge import views
+from bridge.market import Market
+from bridge.terms import read_terms
+from bridge.untrusted import untrusted
+from bridge.web import NotAnswered, Page
 from egress import steering, strictjson, x402
 from egress.destinations import is_private, normal_host
 from egress.identity import session_digest, verified_name
@@ -229,6 +234,44 @@ def request_http2(data: bytes) -> None:
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 REQUEST: Final = b"GET http://api.example.com/a HTTP/1.1\r\nHost: api.example.com\r\n\r\n"
 
+
+def quoted(data: bytes) -> None:
+    """A 402 that the bridge asks for a price: read as egress reads it, and shown on one line that opens nothing."""
+    *lines, body = data.split(b"\0")
+    headers = [line.decode("latin-1") for line in lines]
+    found = read_terms(headers, body)
+    try:
+        by_egress = x402.read_payment_required(headers, body)
+    except x402.X402Error:
+        assert found is None
+        return
+    assert found is not None
+    assert (found.version, found.accepts) == (by_egress.version, by_egress.accepts)
+    check_harmless(untrusted(found.description))
+
+
+def marketplace(data: bytes) -> None:
+    """What a facilitator lists: entries that can be shown, or a fault in words."""
+    page = Page(200, payment_required=(), location=None, egress=None, body=data)
+    keyd = mock.AsyncMock()
+    keyd.quote.return_value = api.Quote(verdict="pay")
+    web = mock.AsyncMock()
+    web.get.return_value = page
+    try:
+        found = asyncio.run(Market(web, keyd).discover("https://facilitator.example", None, 20))
+    except NotAnswered:
+        return
+    for entry in views.discover_answer(found).found:
+        for text in (entry.resource, entry.name, entry.description):
+            check_harmless(text)
+
+
+def check_harmless(text: str) -> None:
+    assert len(text) <= 500
+    assert text.isprintable()
+    assert not set('"`*[]{}<#|~!$') & set(text)
+
+
 TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
     target.__name__: target
     for target in (
@@ -245,5 +288,7 @@ TARGETS: Final[Mapping[str, Callable[[bytes], None]]] = {
         answer_http2,
         request_http2,
         keyd_connection,
+        quoted,
+        marketplace,
     )
 }
