@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import shlex
-import shutil
 import sqlite3
 import subprocess
 import tempfile
@@ -19,10 +18,16 @@ import pytest
 from tests.cli.test_real_policy import KEY, RealKeyd
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "runbook.md"
-STATE = "/var/lib/osmoda-keyd"
+PLACES = {
+    "/var/lib/osmoda-keyd": "state",
+    "/var/tmp": "tmp",
+    "/backup": "backup",
+    "/root": "root",
+}
+"""What the page names, and what stands for it in the scratch folder."""
 NOT_PLAYED = (
     *("sudo osmoda-keyctl doctor", "df ", "sudo make ", "systemctl status", "journalctl "),
-    "sudo systemctl reset-failed",
+    *("sudo systemctl reset-failed", "sudo install -d "),
 )
 """What a machine is needed for; the boot test plays doctor, upgrade and installation."""
 
@@ -65,12 +70,16 @@ class Scratch(RealKeyd):
         words = shlex.split(step.command)
         if words[0] == "sudo":
             words = words[1:]
+        if words[0] == "systemd-run":
+            words = words[words.index("osmoda-keyctl") :]
         if words[0] == "osmoda-keyctl":
             self._keyctl_said(step, words[1:])
         elif words[0] == "systemctl":
             self._systemctl(words[1])
         else:
-            # An installation's root can be written to; the scratch folder stands for it.
+            words = [
+                word for word in words if word not in ("-o", "osmoda-keyd")
+            ]  # everything is this user's here
             done = subprocess.run(
                 [self._here(word) for word in words], capture_output=True, text=True, check=False, timeout=30
             )
@@ -78,11 +87,15 @@ class Scratch(RealKeyd):
 
     def _keyctl_said(self, step: Step, words: list[str]) -> None:
         ids = {"ID": self.waiting}
-        result = self(*(ids.get(word, self._here(word)) for word in words))
-        said = (result.out + result.err).strip().replace(str(self.folder / "state"), STATE)
+        words = [ids.get(word, self._here(word)) for word in words]
+        if words[0] in ("backup", "restore"):  # no terminal here: a file instead of the question
+            words += ["--passphrase-file", str(self.folder / "passphrase")]
+        page = "\n".join(line for line in step.printed.splitlines() if not line.startswith("Passphrase "))
+        result = self(*words)
+        said = self._as_installed((result.out + result.err).strip())
         if found := re.search(r"^([0-9a-f]{12,40})  payment", said, re.MULTILINE):
             self.waiting = found[1]
-        assert matches(step.printed, said), f"$ {step.command}\n{said}\n--- the page says:\n{step.printed}"
+        assert matches(page, said), f"$ {step.command}\n{said}\n--- the page says:\n{page}"
 
     def _systemctl(self, verb: str) -> None:
         if verb in ("stop", "restart"):
@@ -91,9 +104,14 @@ class Scratch(RealKeyd):
             self.process = self.start()
 
     def _here(self, word: str) -> str:
-        for place, stands in ((STATE, "state"), ("/backup/osmoda-keyd", "backup"), ("/root", "root")):
-            word = word.replace(place, str(self.folder / stands))
+        for place, stands in PLACES.items():
+            word = word.replace(place, f"{self.folder}/{stands}")
         return word
+
+    def _as_installed(self, text: str) -> str:
+        for place, stands in PLACES.items():
+            text = text.replace(f"{self.folder}/{stands}", place)
+        return text
 
     def stop(self) -> None:
         if self.process.poll() is None:
@@ -118,7 +136,10 @@ def matches(page: str, said: str) -> bool:
 def scratch(keyctl: Callable[..., object]) -> Iterator[Scratch]:
     with tempfile.TemporaryDirectory(prefix="osmoda-runbook-") as name:
         keyd = Scratch(Path(name), keyctl)
-        (Path(name) / "root").mkdir()
+        for folder in ("root", "backup", "tmp"):
+            (Path(name) / folder).mkdir()
+        (Path(name) / "passphrase").touch(0o600)
+        (Path(name) / "passphrase").write_text("correct horse battery staple")
         try:
             yield keyd
         finally:
@@ -189,17 +210,20 @@ def _small_disk(folder: Path) -> Iterator[None]:
 
 def test_a_damaged_ledger_is_put_aside_and_a_backup_restored(scratch: Scratch) -> None:
     assert scratch.pay(1_000) == "paid"
+    play(scratch, "Back up")
+    assert scratch.pay(2_000) == "paid"
     scratch.stop()
-    shutil.copytree(scratch.folder / "state", scratch.folder / "backup")
     db = sqlite3.connect(scratch.folder / "state" / "ledger.sqlite3")
     db.execute("UPDATE entries SET entry = replace(entry, 'GET', 'PUT') WHERE seq = 5")
     db.commit()
     db.close()
     scratch.process = scratch.start()
     play(scratch, "The ledger fails verification")
-    play(scratch, "Restore from a backup")
+    play(scratch, "Restore from a backup", last=3)
     assert scratch.pay(1_000) == "frozen"
-    assert (scratch.folder / "root" / "ledger.damaged").exists()
+    play(scratch, "Restore from a backup", first=3)
+    assert scratch.pay(3_000) == "paid"
+    assert (scratch.folder / "root" / "osmoda-keyd.damaged" / "ledger.sqlite3").exists()
 
 
 def test_after_an_upgrade_keyd_answers(scratch: Scratch) -> None:
@@ -210,7 +234,7 @@ def test_every_command_of_the_page_is_played_or_listed() -> None:
     played = {
         *("Stop all payments", "The budget is used up", "A payment waits for approval"),
         *("The key-encryption key has to change", "The disk is full", "The ledger fails verification"),
-        *("Restore from a backup", "Upgrade"),
+        *("Back up", "Restore from a backup", "Upgrade"),
     }
     found = sections()
     rest = [step.command for title in found.keys() - played for step in found[title]]
