@@ -164,6 +164,7 @@ def _look_around(site: Installation, view: api.PolicyView | None, *, offline: bo
     yield from network.check_proxy(*site.listen)
     egress_socket = str(site.egress.get("keyd_socket", api.DEFAULT_SOCKET))
     yield from network.check_link(egress_socket, str(site.keyd.socket), site.keyd.peers.egress)
+    yield from network.check_keyd_up(site.egress.get("metrics_listen"))
     fenced = site.egress.get("fence", [])
     yield from network.check_fence(fenced, run_command, is_root=os.geteuid() == 0)
     yield from network.check_ca(site.egress_state / "ca-cert.pem", system_bundle(), _now())

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, build_opener
 
 import aiohttp
 from cryptography import x509
@@ -23,9 +26,12 @@ from keyd.cli.subprocesses import Runner
 
 CONNECT_LIMIT_S: Final = 3.0
 ANSWER_LIMIT_S: Final = 10.0
+MAX_METRICS: Final = 1024 * 1024  # every series of a proxy with many workers
 MAX_ANSWER: Final = 64 * 1024  # a block header without its transactions is below 4 KB
 CLOCK_APART_S: Final = 120
 """keyd's margin after `validBefore`. The newest block of the networks in use is seconds old."""
+_DIRECTLY: Final = build_opener(ProxyHandler({}))
+"""Past the proxy that this very shell may be set up for."""
 FENCE_TABLE: Final = "inet osmoda_fence"
 """As egress.fence names it."""
 EXPIRES_SOON_DAYS: Final = 30
@@ -52,6 +58,25 @@ def check_link(egress_socket: str, keyd_socket: str, peers: Sequence[str | int])
     if EGRESS not in peers:
         remedy = f'egress = ["{EGRESS}"] below [peers] in keyd.toml, then restart keyd'
         yield fault("egress", f"keyd gives the user {EGRESS} no right to ask for payments", remedy)
+
+
+def check_keyd_up(metrics_listen: str | None) -> Iterator[Finding]:
+    """What egress itself says of its link to keyd, if it was asked to say it (docs/metrics.md)."""
+    if metrics_listen is None:
+        return
+    try:
+        with _DIRECTLY.open(f"http://{metrics_listen}/metrics", timeout=CONNECT_LIMIT_S) as answer:
+            text = answer.read(MAX_METRICS).decode("utf-8", "replace")
+    except (OSError, ValueError, HTTPException) as error:
+        what = f"egress's metrics do not answer at {metrics_listen} ({type(error).__name__})"
+        yield note("egress", what, "systemctl restart osmoda-egress")
+        return
+    values = re.findall(r"^osmoda_egress_keyd_up(?:\{[^}]*\})? (\S+)$", text, re.MULTILINE)
+    if values and all(float(value) == 1 for value in values):
+        yield good("egress", "says that keyd answers it")
+    else:
+        remedy = "is keyd up? Otherwise journalctl -u osmoda-egress, and [peers] egress in keyd.toml"
+        yield fault("egress", "says that keyd does not answer it: nothing is paid", remedy)
 
 
 def check_fence(users: Sequence[str], run: Runner, *, is_root: bool) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from aiohttp import web
@@ -26,6 +27,7 @@ from keyd.cli.doctor.network import (
     Server,
     check_ca,
     check_fence,
+    check_keyd_up,
     check_link,
     check_networks,
     check_proxy,
@@ -60,6 +62,47 @@ def test_egress_and_keyd_must_mean_the_same_socket_and_know_each_other():
     assert levels(check_link("/run/a", "/run/b", ["osmoda-egress"])) == [Level.FAULT]
     (finding,) = check_link("/run/a", "/run/a", [])
     assert "[peers]" in (finding.remedy or "")
+
+
+@contextmanager
+def metrics(text: str) -> Iterator[str]:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join(10)
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("text", "level"),
+    [
+        ("# TYPE osmoda_egress_keyd_up gauge\nosmoda_egress_keyd_up 1.0\n", Level.OK),
+        ('osmoda_egress_keyd_up{worker="1"} 1.0\nosmoda_egress_keyd_up{worker="2"} 0.0\n', Level.FAULT),
+        ("osmoda_egress_keyd_up 0.0\n", Level.FAULT),
+        ("something else", Level.FAULT),
+    ],
+)
+def test_egress_itself_says_whether_keyd_answers_it(text, level):
+    with metrics(text) as listen:
+        assert levels(check_keyd_up(listen)) == [level]
+
+
+def test_without_metrics_nobody_asks_egress_and_metrics_that_do_not_answer_are_noted():
+    assert list(check_keyd_up(None)) == []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    assert levels(check_keyd_up(f"127.0.0.1:{port}")) == [Level.NOTE]
 
 
 def fence(answer, *, is_root=True, users=("robot",)):
