@@ -218,3 +218,25 @@ def test_uninstall_takes_away_nothing_that_install_did_not_make(tmp_path: Path) 
     assert done.returncode == 1
     assert "there is no osmoda-x402" in done.stderr
     assert precious.exists()
+
+
+@pytest.mark.parametrize("name", ["uninstall", "deb/prerm"])
+def test_removing_stops_every_unit_that_is_shipped(name: str) -> None:
+    """One that is left would go on with programs that are gone."""
+    lines = re.search(r"^units=[(\"](.*)[)\"]$", (SHIPPED / name).read_text(), flags=re.M)
+    assert lines is not None
+    assert set(lines[1].split()) == set(UNITS)
+
+
+@pytest.mark.parametrize("name", ["preinst", "postinst", "prerm", "postrm"])
+def test_a_maintainer_script_is_one_for_any_shell_and_stops_at_the_first_fault(name: str) -> None:
+    file = SHIPPED / "deb" / name
+    assert file.read_text().startswith("#!/bin/sh\nset -e\n")
+    assert subprocess.run(["sh", "-n", file], capture_output=True, timeout=30, check=False).returncode == 0
+
+
+def test_the_package_asks_for_a_python_that_is_new_enough(tmp_path: Path) -> None:
+    done = script("deb/build", SYSTEM_PYTHON="/bin/false", OUTPUT=str(tmp_path))
+    assert done.returncode == 1
+    assert "error: /bin/false is not a Python >= 3.12" in done.stderr
+    assert list(tmp_path.iterdir()) == []
