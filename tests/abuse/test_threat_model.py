@@ -11,7 +11,7 @@ from keyd.reasons import Reason
 
 HERE = Path(__file__).parent
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs/threat-model.md"
-NUMBERS = list(range(1, 51))
+NUMBERS = list(range(1, 52))
 
 
 @dataclass(frozen=True)
