@@ -163,7 +163,8 @@ def ask(path: Path, method: str, target: str, body: bytes | None = None) -> tupl
     try:
         connection.request(method, target, body)
         response = connection.getresponse()
-        return response.status, json.loads(response.read()).get("code", "")
+        answer = response.read()
+        return response.status, "" if response.status == 200 else json.loads(answer)["code"]
     finally:
         connection.close()
 
