@@ -13,7 +13,7 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from egress import guard, steering, x402
 from egress.buyer import Buyer
 from egress.calls import LiveCalls, kind_of
-from egress.decisions import Challenge, Pay
+from egress.decisions import Advance, Challenge, Pay
 from egress.exchange import EGRESS_HEADER, BodyCopy, Exchange, Payment
 from egress.mcp import Outcome, PaidAnswer, PaidCall
 from egress.mcpstream import PaidAnswerBegun
@@ -63,6 +63,7 @@ class X402Addon:
             self._refuse(flow, Reason.EGRESS_DISABLED)
         strip_request_headers(flow.request.headers)
         self._keep_body(flow, exchange)
+        exchange.may_prepay = exchange.refusal is None and self._buyer.expects_to_pay(flow.request)
 
     def request(self, flow: http.HTTPFlow) -> None:
         if (trailers := flow.request.trailers) is not None:
@@ -96,6 +97,9 @@ class X402Addon:
             self._calls.begin(challenge.flow, decision.payment.instrument)
         Exchange.of(challenge.flow).asked_in_body = challenge.asked is not None
 
+    async def prepay(self, advance: Advance) -> None:
+        advance.decision = await self._buyer.prepay(advance)
+
     def abort_upstream(self, flow: http.HTTPFlow) -> None:
         transport = _upstream_transport(flow)
         if transport is not None:
@@ -119,6 +123,7 @@ class X402Addon:
         payment = exchange.payment
         if payment is not None and payment.sent:
             self._answered(payment, response)
+            self._buyer.answered(flow, response.status_code, _settlement(response))
             if payment.answer is not None:
                 stream_call(flow, payment.answer)
             else:
@@ -167,6 +172,7 @@ class X402Addon:
         if (payment := exchange.payment) is not None:
             if payment.answer is not None and payment.answer.outcome is not None:
                 self._report_call(payment, payment.answer)
+            self._buyer.broken_off(flow)
             # An application that hung up did not wait longer for the paid answer.
             sent: Failure = "timeout" if exchange.hung_up else "connection"
             self._report(payment, failure=sent if payment.sent else "not_sent")

@@ -13,13 +13,14 @@ from mitmproxy import http
 from pydantic import ValidationError
 
 from egress import extensions, mcp, signin, x402
-from egress.decisions import Challenge, PassOn, Pay, Probe, Repeat, SignIn
+from egress.decisions import Advance, Challenge, PassOn, Pay, Probe, Repeat, SignIn
 from egress.exchange import Exchange, Payment
 from egress.fingerprint import fingerprint
 from egress.identity import Asker, Identity
 from egress.origin import connected_origin, names_origin
 from egress.payer import Payer
 from egress.policy import PayablePolicy
+from egress.prepay import Prepayments
 from egress.steering import Wishes
 from keyd import api
 from keyd.client import KeydProtocolError, KeydRefused, KeydUnreachable
@@ -44,6 +45,7 @@ class Buyer:
         self._payer = payer
         self._identity = identity
         self._policy = policy
+        self._prepayments = Prepayments(lambda origin, method: policy.prepaid_after(origin, method))
         self._flat_dialect = flat_dialect
 
     async def decide(self, challenge: Challenge) -> PassOn | Repeat:
@@ -75,7 +77,55 @@ class Buyer:
             )
         except ValidationError as error:
             return PassOn(_unfit(error))
-        return await self._ask_keyd(request, required, origin, call)
+        decision = await self._ask_keyd(request, required, origin, call)
+        if isinstance(decision, Pay) and not (call or exchange.signed_in or exchange.probed):
+            self._prepayments.asked(flow.request, origin, required)
+        return decision
+
+    # -- before the server asks -----------------------------------------------------------------------------
+
+    def expects_to_pay(self, request: http.Request) -> bool:
+        """Whether `prepay` is worth a call."""
+        return self._prepayments.expected(request) is not None
+
+    async def prepay(self, advance: Advance) -> Pay | None:
+        """A payment for a request that the server has not seen; None: send it unpaid, as ever."""
+        flow, exchange = advance.flow, Exchange.of(advance.flow)
+        required, origin = self._prepayments.expected(flow.request), connected_origin(flow.server_conn)
+        if exchange.refusal is not None or required is None or origin is None:
+            return None
+        if not names_origin(flow.request, origin):
+            return None
+        who = await self._identity.asker(flow)
+        try:
+            request = sign_request(
+                flow.request, advance.request_body, origin, exchange.wishes, who, required, prepaid=True
+            )
+        except ValidationError:
+            return None
+        decision = await self._ask_keyd(request, required, origin, None)
+        if isinstance(decision, Pay):
+            decision.payment.prepaid = True
+            return decision
+        self._prepayments.forget(flow.request)
+        return None
+
+    def answered(self, flow: http.HTTPFlow, status: int, settlement: Mapping[str, object] | None) -> None:
+        """What came of a payment. Without a receipt nobody knows whether the server wanted it at all."""
+        payment = Exchange.of(flow).payment
+        if payment is None or not payment.prepaid:
+            return
+        if status < 400 and settlement is not None and settlement.get("success") is True:
+            self._prepayments.confirm(flow.request)
+        else:
+            self._prepayments.forget(flow.request)
+
+    def broken_off(self, flow: http.HTTPFlow) -> None:
+        """No answer came."""
+        if (payment := Exchange.of(flow).payment) is not None and payment.prepaid:
+            self._prepayments.forget(flow.request)
+
+    # -- after it has asked ---------------------------------------------------------------------------------
 
     def _terms(self, challenge: Challenge) -> x402.PaymentRequired:
         """Raises X402Error."""
@@ -179,6 +229,8 @@ def sign_request(
     who: Asker,
     required: x402.PaymentRequired,
     call: mcp.Call | None = None,
+    *,
+    prepaid: bool = False,
 ) -> api.SignRequest:
     """What keyd is asked. Raises pydantic.ValidationError, for example for an X-402-Intent of no length."""
     path, resource_url = _path(request), required.resource_url
@@ -200,6 +252,7 @@ def sign_request(
         resource_url=None if resource_url is None else resource_url[:2048],
         max_spend=wishes.max_spend,
         prefer=wishes.prefer,
+        prepaid=prepaid,
     )
 
 

@@ -60,6 +60,16 @@ class Asked:
 
 
 @dataclass(slots=True)
+class Advance:
+    """A complete request that has not been sent. The connection for it is open."""
+
+    flow: http.HTTPFlow
+    request_body: bytes
+    decision: Pay | None = None
+    """To be set by the addon. None: send it unpaid."""
+
+
+@dataclass(slots=True)
 class Challenge:
     """A complete 402 that is held, and the complete request that it answers."""
 

@@ -70,6 +70,8 @@ class Payment:
     instrument: Header | PaidCall
     """What carries it: a header, or an MCP call."""
     fingerprint: str
+    prepaid: bool = False
+    """The server had not asked yet."""
     sent: bool = False
     """True from just before the first byte that carries it: from here on it may be settled by anyone."""
     reported: bool = False
@@ -88,6 +90,8 @@ class Exchange:
     wishes: Wishes = field(default_factory=Wishes)
     refusal: str | None = None
     """Reason code why a 402 of this request is not, or was not, paid."""
+    may_prepay: bool = False
+    """What the server will ask for is as good as certain."""
     probed: bool = False
     """The terms were asked for once more, as JSON."""
     signed_in: bool = False

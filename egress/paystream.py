@@ -50,7 +50,7 @@ from mitmproxy.proxy.layers.http._events import (
 from mitmproxy.proxy.layers.http._hooks import HttpRequestHook, HttpResponseHeadersHook
 
 from egress import guard
-from egress.decisions import Asked, Challenge, PassOn, Pay, Probe, Repeat, repeated
+from egress.decisions import Advance, Asked, Challenge, PassOn, Pay, Probe, Repeat, repeated
 from egress.exchange import EGRESS_HEADER, Exchange
 from egress.flow_control import PacedStream
 from egress.http1 import AnswerBrokenOff
@@ -72,6 +72,13 @@ class PaymentRequiredHook(commands.StartHook):  # type: ignore[no-untyped-call]
     after it has the upstream connection finished its bookkeeping and can be used again."""
 
     challenge: Challenge
+
+
+@dataclass
+class PrepayHook(commands.StartHook):  # type: ignore[no-untyped-call]
+    """Asks the addon for a payment before the server does."""
+
+    advance: Advance
 
 
 @dataclass
@@ -131,6 +138,26 @@ class PayStream(PacedStream):
         self.client_state = self.state_done
         yield HttpResponseHeadersHook(self.flow)
         yield from self.send_response()
+
+    # -- pay before the server asks -------------------------------------------------------------------------
+
+    def make_server_connection(self) -> layer.CommandGenerator[bool]:
+        """False if there is nothing left to send for the caller."""
+        connected = yield from super().make_server_connection()
+        complete = self.client_state == self.state_done  # not an upload that streams
+        if not (connected and complete and self._exchange.may_prepay):
+            return connected
+        advance = Advance(self.flow, self._request_body())
+        yield PrepayHook(advance)
+        if advance.decision is not None:
+            self._exchange.payment = advance.decision.payment
+        if (yield from self.check_killed(True)):  # the application has gone: do not pay for nobody
+            return False
+        if advance.decision is None:  # the connection may have been closed meanwhile
+            return (yield from super().make_server_connection())
+        self._repeat = advance.decision
+        yield from self._transmit()
+        return False
 
     def passthrough(self, event: events.Event) -> layer.CommandGenerator[None]:
         """A tunnel. Of wakeups it hands on those of the layers inside it, and not its own late deadline."""

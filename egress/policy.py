@@ -6,7 +6,7 @@ Only a hint: whether something is paid is decided by keyd, for each payment.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import structlog
@@ -31,6 +31,7 @@ class PayablePolicy:
         self._entries: list[str] | None = None
         self._patterns: tuple[DomainPattern, ...] = ()
         self._signin: frozenset[str] = frozenset()
+        self._prepay: Mapping[tuple[str, str], int] = {}
         self._reachable: bool | None = None
 
     def covers(self, origin: Origin) -> bool:
@@ -45,6 +46,10 @@ class PayablePolicy:
         """Whether keyd could be asked to sign in there. It decides, each time."""
         return str(origin).removeprefix("https://") in self._signin
 
+    def prepaid_after(self, origin: Origin, method: str) -> int | None:
+        """How many 402s in a row have to ask for the same before keyd could be asked to prepay; None: it is never."""
+        return self._prepay.get((str(origin).removeprefix("https://"), method))
+
     async def refresh(self) -> None:
         """Ask keyd once. If it does not answer, the last known list stays."""
         try:
@@ -56,6 +61,9 @@ class PayablePolicy:
             return
         self._note_contact(answers=True)
         self._signin = frozenset(view.signin_domains)
+        self._prepay = {
+            (rule.domain, method): rule.after for rule in reversed(view.prepay) for method in rule.methods
+        }
         entries = view.allowed_domains
         if entries != self._entries:
             self._entries = entries

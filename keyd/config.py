@@ -16,7 +16,7 @@ from keyd.domains import DomainPattern
 from keyd.evm import parse_address
 from keyd.money import format_usd, parse_usd
 from keyd.overrides import Limits, one_domain
-from keyd.policy import BudgetRule, Policy
+from keyd.policy import BudgetRule, Policy, PrepayRule
 
 __all__ = ["ConfigError", "Settings", "load"]
 
@@ -113,6 +113,22 @@ class BudgetSettings(_Section):
         return self
 
 
+class PrepaySettings(_Section):
+    """Requests that are paid before the server asks, once it has asked often enough for the same (docs/prepayment.md)."""
+
+    domain: Domain
+    """Exactly one domain, as the ledger names it: "api.example.com", or with scheme and port."""
+    methods: list[Annotated[str, Field(pattern=r"^[A-Z]{1,20}$")]] = ["GET", "HEAD"]
+    """Only these. A request that changes something on the server and is paid in vain has changed it nevertheless."""
+    after: Annotated[int, Field(ge=1, le=1000)] = 3
+    """How many 402s in a row must have asked for the same terms, for the same URL."""
+
+    @model_validator(mode="after")
+    def _is_one_domain(self) -> Self:
+        one_domain(self.domain)
+        return self
+
+
 class LimitSettings(_Section):
     """How far administrators may go at run time (`keyctl x402 budget|cap|allow`). Unset: no limit."""
 
@@ -171,6 +187,8 @@ class X402Settings(_Section):
     """RPC servers that must agree before an unused authorization gives budget back."""
     budgets: list[BudgetSettings] = []
     """Budgets of single domains and callers."""
+    prepay: list[PrepaySettings] = []
+    """Where requests may be paid before the server asks. Nothing listed: nowhere."""
     pay_to: dict[Domain, list[Annotated[str, BeforeValidator(_address)]]] = {}
     """Domain to the only recipients that it may name."""
     limits: LimitSettings = LimitSettings()
@@ -283,6 +301,10 @@ class Settings(configfile.TomlSettings):
             daily_budget_per_caller=x402.daily_budget_per_caller_usd,
             daily_budget_per_caller_and_domain=x402.daily_budget_per_caller_and_domain_usd,
             budgets=tuple(BudgetRule(_name(b.domain), b.caller, b.daily_usd) for b in x402.budgets),
+            prepay=tuple(
+                PrepayRule(str(DomainPattern.parse(p.domain)), frozenset(p.methods), p.after)
+                for p in x402.prepay
+            ),
             payments_per_minute=x402.payments_per_minute,
             pay_to={str(DomainPattern.parse(d)): frozenset(to) for d, to in x402.pay_to.items()},
             pin=x402.pin,

@@ -45,6 +45,8 @@ class Intent:
     """When the application's request arrived, Unix time in microseconds."""
     app_words: tuple[str | None, str | None] = (None, None)
     """X-402-Max and X-402-Pay as they were written, for the record."""
+    prepaid: bool = False
+    """The server has not asked yet; `offers` are those of its last 402."""
     limits: AppLimits | Unpayable = field(default_factory=AppLimits)
     """What the application allows; Unpayable if it said something that cannot be read."""
 
@@ -74,7 +76,7 @@ class Intent:
             "session": None if self.session is None else self.session[:16],
             "resource_url": None if self.resource_url is None else self.resource_url.partition("?")[0][:512],
             "x402_version": self.x402_version,
-        }
+        } | ({"prepaid": True} if self.prepaid else {})
 
 
 def from_request(request: api.SignRequest, assets: AssetTable, now_s: int) -> Intent:
@@ -99,6 +101,7 @@ def from_request(request: api.SignRequest, assets: AssetTable, now_s: int) -> In
         session=request.session,
         started_us=request.started_at,
         app_words=(request.max_spend, request.prefer),
+        prepaid=request.prepaid,
         limits=read_limits(request.max_spend, request.prefer),
     )
 

@@ -6,8 +6,9 @@
 4. which offers could be paid?           the reason against the offer that came furthest
 5. the cheapest of them                  cap_per_payment
 6. how often, and how much today?        rate_limit, budget_daily, _domain, _caller, _caller_domain, _session
-7. as it was when first paid?            pin_pay_to, pin_asset, pin_price
-8. does a person have to agree?          approval_required
+7. if paid before asked: as pinned?      prepay_not_allowed
+8. as it was when first paid?            pin_pay_to, pin_asset, pin_price
+9. does a person have to agree?          approval_required
 """
 
 from __future__ import annotations
@@ -48,6 +49,19 @@ class BudgetRule:
 
 
 @dataclass(frozen=True, slots=True)
+class PrepayRule:
+    """Where requests may be paid before the server asks (ADR 0013)."""
+
+    domain: str
+    methods: frozenset[str]
+    after: int
+    """How many 402s in a row have to have asked for the same. egress counts them; keyd relies on its pins."""
+
+    def applies_to(self, intent: Intent) -> bool:
+        return self.domain == intent.domain and intent.method in self.methods
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What is allowed. Amounts in micro-USD; None: no such limit."""
 
@@ -69,6 +83,7 @@ class Policy:
     payments_per_minute: int | None = None
     allowed_assets: tuple[Token, ...] | None = None
     """The only tokens to pay in, among those of the asset table."""
+    prepay: tuple[PrepayRule, ...] = ()
     pay_to: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Domain → the only recipients (EIP-55) it may name."""
     pin: bool = True
@@ -164,6 +179,8 @@ def decide(intent: Intent, policy: Policy, *, payer: str, standing: Standing) ->
         return offer
     if excess := next(_limits(intent, policy, standing, offer), None):
         return excess
+    if intent.prepaid and not _as_pinned(standing, offer):
+        return Deny(Reason.PREPAY_NOT_ALLOWED, f"{intent.domain} was not paid in these terms before")
     holds = list(_holds(intent, policy, standing, offer))
     if not holds:
         return Allow(offer)
@@ -171,7 +188,7 @@ def decide(intent: Intent, policy: Policy, *, payer: str, standing: Standing) ->
     if approval in standing.approved:
         return Allow(offer, approval)
     reasons = "; ".join(why for _, why in holds)
-    return Deny(holds[0][0], f"{_terms(intent, offer)}: {reasons}", ask=offer)
+    return Deny(holds[0][0], f"{_terms(intent, offer)}: {reasons}", ask=None if intent.prepaid else offer)
 
 
 def admit(intent: Intent, policy: Policy, standing: Standing) -> Deny | None:
@@ -195,6 +212,8 @@ def admit(intent: Intent, policy: Policy, standing: Standing) -> Deny | None:
         return Deny(Reason.DOMAIN_NOT_ALLOWED, f"{domain} is not in the narrower list that is in force")
     if standing.quarantined:
         return Deny(Reason.HOST_QUARANTINED, f"{domain} took payments in a row without delivering")
+    if intent.prepaid and not any(rule.applies_to(intent) for rule in policy.prepay):
+        return Deny(Reason.PREPAY_NOT_ALLOWED, f"no rule for {intent.method} at {domain}")
     return None
 
 
@@ -232,6 +251,12 @@ def approval_id(intent: Intent, offer: Offer) -> str:
     terms = [offer.asset.network, offer.asset.address, offer.pay_to, str(offer.amount)]
     parts = [intent.caller, intent.domain, intent.method, intent.path, *terms]
     return hashlib.sha256(b"osmoda-approval/v1\n" + json.dumps(parts).encode()).hexdigest()[:40]
+
+
+def _as_pinned(standing: Standing, offer: Offer) -> bool:
+    """Whether recipient and token are those of the first payment to the host, at no more than the path's first price."""
+    pin, price = standing.pin, standing.pinned_price
+    return pin is not None and pin.holds(offer) and price is not None and offer.usd_micros <= price
 
 
 def _limits(intent: Intent, policy: Policy, standing: Standing, offer: Offer) -> Iterator[Deny]:

@@ -67,6 +67,7 @@ class Reason(StrEnum):
     APP_LIMIT = "app_limit"
     APP_LIMIT_MALFORMED = "app_limit_malformed"
     CAP_PER_PAYMENT = "cap_per_payment"
+    PREPAY_NOT_ALLOWED = "prepay_not_allowed"
     # keyd: who asks, and how
     PEER_UNKNOWN = "peer_unknown"
     ROLE_INSUFFICIENT = "role_insufficient"
@@ -297,6 +298,11 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     Reason.CAP_PER_PAYMENT: Explanation(
         "The cheapest acceptable offer costs more than a single payment may.",
         "If the price is right, `keyctl x402 cap USD`, or raise `max_payment_usd` under [x402] in keyd.toml.",
+    ),
+    Reason.PREPAY_NOT_ALLOWED: Explanation(
+        "egress wanted to pay before the server asked; no rule under [[x402.prepay]] permits it, or the terms are not the "
+        "pinned ones.",
+        "Nothing to do here: the request went out unpaid, and is paid as usual if the server asks.",
     ),
     Reason.PEER_UNKNOWN: Explanation(
         "The user that connected to keyd's socket has no role.",

@@ -86,7 +86,7 @@ def signed(
         "usd_micros": offer.usd_micros,
         "valid_before": authorization.valid_before,
         "wallet": wallet,
-    }
+    } | ({"prepaid": True} if intent.prepaid else {})
 
 
 def signed_offer(intent: Intent, offer: Offer, payer: str, now_s: int) -> Data:

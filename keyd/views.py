@@ -59,6 +59,10 @@ class Views:
             left_today=format_usd(max(0, policy.daily_budget - spent)),
             day=day,
             budgets=_budgets(db, policy, day),
+            prepay=[
+                api.PrepayView(domain=rule.domain, methods=sorted(rule.methods), after=rule.after)
+                for rule in policy.prepay
+            ],
             by_domain=[
                 api.DomainSpend(domain=key, usd=format_usd(usd), calls=calls)
                 for key, usd, calls in payments.spend_by(db, api.SpendBy.DOMAIN, day)

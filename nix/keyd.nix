@@ -28,6 +28,7 @@ let
     kek_file = null; # the credential `kek`
     x402 = file.keys policy // {
       budgets = map file.keys cfg.budgets;
+      prepay = map file.keys cfg.prepay;
       limits = file.keys cfg.limits;
     };
     assets = map file.keys cfg.assets;

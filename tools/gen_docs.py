@@ -107,6 +107,7 @@ def config_page() -> str:
         ("[peers]", config.PeerSettings),
         ("[x402]", config.X402Settings),
         ("[[x402.budgets]]", config.BudgetSettings),
+        ("[[x402.prepay]]", config.PrepaySettings),
         ("[x402.limits]", config.LimitSettings),
         ("[[assets]]", config.AssetSettings),
     ]

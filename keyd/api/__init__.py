@@ -73,6 +73,7 @@ from keyd.api.policy import (
     PolicyPatch,
     PolicyReset,
     PolicyView,
+    PrepayView,
     Proposal,
 )
 from keyd.api.quotes import (
@@ -171,6 +172,7 @@ __all__ = [
     "PolicyPatch",
     "PolicyReset",
     "PolicyView",
+    "PrepayView",
     "Proposal",
     "Quote",
     "QuoteRequest",

@@ -89,6 +89,8 @@ class SignRequest(Message):
     prefer: Annotated[str, StringConstraints(max_length=1024)] | None = None
     """The application's X-402-Pay, as it was written."""
     wallet_id: Label | None = None
+    prepaid: bool = False
+    """The server has not asked yet: `offers` are those of its last 402 for the same request (ADR 0013)."""
 
 
 class FlatSignRequest(Message):

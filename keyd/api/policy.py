@@ -87,6 +87,14 @@ class Frozen(Message):
     since: int | None = None
 
 
+class PrepayView(Message):
+    """Requests of `methods` to `domain` may be paid before the server asks, once it asked `after` times for the same."""
+
+    domain: str
+    methods: list[str]
+    after: int
+
+
 class BudgetView(Message):
     domain: str | None
     caller: str | None
@@ -121,6 +129,7 @@ class PolicyView(Message):
     day: str
     """The UTC day, YYYY-MM-DD. What is recorded for later days, after a clock was set back, counts as spent today."""
     budgets: list[BudgetView]
+    prepay: list[PrepayView]
     by_domain: list[DomainSpend]
     by_caller: list[CallerSpend]
     pending: list[Proposal]

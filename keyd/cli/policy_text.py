@@ -84,6 +84,9 @@ def _limits(view: api.PolicyView) -> Iterator[tuple[str, str]]:
         yield "denied domains", _joined(view.denied_domains)
     if view.signin_domains:
         yield "sign-in at", _joined(view.signin_domains)
+    for prepay in view.prepay:
+        words = f"{', '.join(prepay.methods)} at {escaped(prepay.domain)}"
+        yield "prepaid", f"{words}, after {count(prepay.after, 'equal 402')} in a row"
     if "*" not in view.callers:
         yield "callers", _joined(view.callers)
     yield "networks", _joined(view.networks)

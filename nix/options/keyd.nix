@@ -26,6 +26,15 @@ let
     };
   };
 
+  prepay = types.submodule {
+    options = {
+      domain = required types.str "Exactly one domain, as the ledger names it.";
+      methods = option (types.listOf (types.strMatching "[A-Z]{1,20}")) [ "GET" "HEAD" ] "Only these methods.";
+      after = option (types.ints.between 1 1000) 3
+        "How many 402s in a row must have asked for the same terms, for the same URL.";
+    };
+  };
+
   limits = {
     dailyBudgetUsd = optional t.usd "The highest daily budget that `keyctl x402 budget` may set.";
     maxPaymentUsd = optional t.usd "The highest cap that `keyctl x402 cap` may set.";
@@ -88,6 +97,7 @@ in
     proofSources = option (types.ints.between 1 100) 1
       "RPC servers that must agree before an unused authorization gives budget back.";
     budgets = option (types.listOf budget) [ ] "Budgets of single domains and callers.";
+    prepay = option (types.listOf prepay) [ ] "Where requests may be paid before the server asks.";
     payTo = option (types.attrsOf (types.listOf t.address)) { } "Domain to the only recipients that it may name.";
     inherit limits;
 

@@ -56,6 +56,7 @@ def test_every_message_of_the_protocol_has_an_example():
         api.QuotedOffer,
         api.RefusedPayment,
         api.PaymentView,
+        api.PrepayView,
         api.OpenPayment,
         api.LedgerEntry,
         api.DamagedWallet,

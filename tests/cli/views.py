@@ -17,6 +17,7 @@ POLICY = api.PolicyView(
     allowed_domains=["api.quicknode.com", "*.example.com"],
     denied_domains=[],
     signin_domains=[],
+    prepay=[],
     only_domains=None,
     callers=["*"],
     networks=["eip155:8453"],

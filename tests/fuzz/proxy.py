@@ -19,6 +19,7 @@ from egress.buyer import Buyer
 from egress.identity import Asker, Identity
 from egress.layers import PayHttpLayer
 from egress.payer import Payer
+from egress.policy import PayablePolicy
 from egress.room import Room
 from keyd import api
 from tests.egress.support.keyd import reply_to
@@ -52,6 +53,17 @@ class _Identity:
         return Asker(api.Caller(uid=1000), None)
 
 
+class _Policy:
+    def covers(self, _: api.Origin) -> bool:
+        return True
+
+    def may_sign_in(self, _: api.Origin) -> bool:
+        return False
+
+    def prepaid_after(self, _: api.Origin, method: str) -> int | None:
+        return 1 if method == "GET" else None
+
+
 class Exchange:
     """One application's connection, and the servers that it reaches."""
 
@@ -60,7 +72,7 @@ class Exchange:
         self._server_alpn = server
         self._payer = _Payer()
         payer, identity = cast(Payer, self._payer), cast(Identity, _Identity())
-        buyer = Buyer(payer, identity, lambda _: True, flat_dialect=True)
+        buyer = Buyer(payer, identity, cast(PayablePolicy, _Policy()), flat_dialect=True)
         self._addon = X402Addon(buyer, payer, Room(1 << 24), enabled=True, max_request_body=1 << 20)
         self.client = Client(peername=("127.0.0.1", 1), sockname=("127.0.0.1", 2), timestamp_start=0.0)
         self.client.state, self.client.alpn = ConnectionState.OPEN, client

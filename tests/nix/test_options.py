@@ -9,7 +9,15 @@ import pytest
 from pydantic import BaseModel
 
 from egress.config import CallerSettings, EgressSettings
-from keyd.config import AssetSettings, BudgetSettings, LimitSettings, PeerSettings, Settings, X402Settings
+from keyd.config import (
+    AssetSettings,
+    BudgetSettings,
+    LimitSettings,
+    PeerSettings,
+    PrepaySettings,
+    Settings,
+    X402Settings,
+)
 from reconcile.config import HookSettings, NetworkSettings, ReconcileSettings
 from tests.nix.nix import Nix
 
@@ -60,6 +68,7 @@ def test_every_option_is_explained(options: Options) -> None:
         (KEYD + "peers.", PeerSettings, set(), set()),
         (KEYD + "limits.", LimitSettings, set(), set()),
         (KEYD + "budgets.*.", BudgetSettings, set(), set()),
+        (KEYD + "prepay.*.", PrepaySettings, set(), set()),
         (KEYD + "assets.*.", AssetSettings, set(), set()),
         (
             EGRESS,

@@ -79,6 +79,7 @@ class FakeKeyd:
         """Set when a report has arrived, answered or not."""
         self.outcome_failures = 0
         self.allowed_domains = ["*"]
+        self.prepay: list[api.PrepayView] = []
         self.policy_asked = asyncio.Event()
         self.sign: SignScript = self._sign
         self.signin_domains: list[str] = []
@@ -135,7 +136,10 @@ class FakeKeyd:
     async def handle_policy(self, _: web.Request) -> web.Response:
         self.policy_asked.set()
         view = _least(
-            api.PolicyView, allowed_domains=self.allowed_domains, signin_domains=self.signin_domains
+            api.PolicyView,
+            allowed_domains=self.allowed_domains,
+            signin_domains=self.signin_domains,
+            prepay=self.prepay,
         )
         return web.Response(body=view.model_dump_json().encode(), content_type="application/json")
 
