@@ -37,7 +37,7 @@ def lock(path: Path) -> int:
     except OSError as error:
         raise LedgerError(
             f"cannot open {name}: {error.strerror}",
-            "Check that its folder exists and belongs to keyd's user.",
+            "Check that its folder exists, can be written, and belongs to keyd's user.",
         ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

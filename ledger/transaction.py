@@ -58,9 +58,9 @@ def savepoint(db: sqlite3.Connection, name: str) -> Iterator[None]:
     db.execute(f"SAVEPOINT {name}")
     try:
         yield
+        db.execute(f"RELEASE {name}")
     except BaseException:
         if db.in_transaction:
             db.execute(f"ROLLBACK TO {name}")
             db.execute(f"RELEASE {name}")
         raise
-    db.execute(f"RELEASE {name}")
