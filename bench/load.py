@@ -27,7 +27,9 @@ SETTLED_IN = 0.2
 """The part of the run after which memory and descriptors should have stopped growing."""
 MAX_GROWTH_MB = 8.0
 """From then on, over the whole rest of the run: allocators move by some megabytes, a leak does not stop there."""
-MAX_GROWTH_DESCRIPTORS = 10
+CLOSED_IN_S = 20.0
+"""After the load: egress keeps idle connections to keyd for 15 s."""
+MAX_DESCRIPTORS_LEFT = 5
 
 
 def comparisons(stage: Stage) -> Iterator[Result]:
@@ -39,11 +41,11 @@ def comparisons(stage: Stage) -> Iterator[Result]:
         watched = {"egress": Watched(egress.program.pid), "keyd": Watched(keyd.program.pid)}
         load = Load(api, egress.url)
         asyncio.run(_hold(load, watched, stage.duration_s))
-        books = asyncio.run(compare_books(api, keyd.socket))
-    yield from _answers(load, stage.duration_s)
-    for name, process in watched.items():
-        yield from process.results(name)
-    yield from _drift(books)
+        time.sleep(CLOSED_IN_S)
+        yield from _answers(load, stage.duration_s)
+        for name, process in watched.items():
+            yield from process.results(name)
+        yield from _drift(asyncio.run(compare_books(api, keyd.socket)))
 
 
 @dataclass
@@ -90,16 +92,15 @@ class Load:
 
 
 class Watched:
-    """Memory and descriptors of a process, second by second."""
+    """Memory of a process, second by second, and its descriptors before and after. It still runs for `results`."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._megabytes: list[float] = []
-        self._descriptors: list[int] = []
+        self._descriptors_before = descriptors(pid)
 
     def look(self) -> None:
         self._megabytes.append(resident_mb(self._pid))
-        self._descriptors.append(descriptors(self._pid))
 
     def results(self, name: str) -> Iterator[Result]:
         settled = int(len(self._megabytes) * SETTLED_IN)
@@ -107,9 +108,12 @@ class Watched:
         yield _figure(f"resident memory of {name}", "MB", megabytes)
         grown_mb = _mean(self._megabytes[-settled:]) - _mean(self._megabytes[settled : 2 * settled])
         yield _figure(f"growth of {name} once settled", "MB", _one(grown_mb), at_most(MAX_GROWTH_MB))
-        grown = _mean(self._descriptors[-settled:]) - _mean(self._descriptors[settled : 2 * settled])
+        left = descriptors(self._pid) - self._descriptors_before
         yield _figure(
-            f"descriptors more in {name} once settled", "", _one(grown), at_most(MAX_GROWTH_DESCRIPTORS)
+            f"descriptors left in {name} {CLOSED_IN_S:.0f} s later",
+            "",
+            _one(left),
+            at_most(MAX_DESCRIPTORS_LEFT),
         )
 
 
@@ -165,5 +169,5 @@ def _one(value: float) -> Summary:
     return Summary(value, value, value, value, 1)
 
 
-def _mean(values: list[float] | list[int]) -> float:
+def _mean(values: list[float]) -> float:
     return sum(values) / max(len(values), 1)
