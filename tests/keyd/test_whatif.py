@@ -281,6 +281,14 @@ def test_the_refusal_of_a_repeat_is_no_purchase(reason: Reason) -> None:
     assert (result.repeats, result.would_be) == (1, Totals())
 
 
+def test_a_guess_that_keyd_refused_is_no_purchase_either() -> None:
+    attempt = entry(1, "attempt", intent(prepaid=True).record() | {"repeat_of": None})
+    rejected = entry(2, "rejected", {"attempt": 1, "code": Reason.PREPAY_NOT_ALLOWED.value})
+    assert replay([attempt, rejected], POLICY, PAYER).would_be == Totals()
+    asked = entry(1, "attempt", intent().record() | {"repeat_of": None})
+    assert replay([asked, rejected], POLICY, PAYER).would_be.paid == 1
+
+
 async def test_only_days_from_since_on_are_counted_but_earlier_ones_set_pins(rig: Rig) -> None:
     await rig.report(await rig.paid(offer("1000"), what=1), **delivered())
     rig.clock.advance(86_400)
