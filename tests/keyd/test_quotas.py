@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyd.api import Role
+from keyd import connection, listener
+from keyd.api import MAX_BODY, Role
 from keyd.peer import Peer, Roles
 from keyd.quotas import OWN_DESCRIPTORS, SHARES, Place, Quotas, Share, shares
 
@@ -86,3 +90,34 @@ def test_egress_gets_what_scarce_descriptors_leave(descriptors: int, egress: int
     assert table[Role.EGRESS] == Share(egress, egress)
     if descriptors > 1:
         assert sum(share.together for share in table.values()) + OWN_DESCRIPTORS <= descriptors
+
+
+PROTOCOL = (Path(__file__).resolve().parents[2] / "docs/keyd-protocol.md").read_text("utf-8")
+LIMITS = PROTOCOL.partition("## Limits\n")[2].partition("\n## ")[0]
+
+
+def test_the_document_has_the_shares() -> None:
+    rows = re.findall(r"^\| (\w+) \| (\d+) \| (\d+) \|$", LIMITS, re.MULTILINE)
+    documented = {role: Share(int(each), int(together)) for role, each, together in rows}
+    assert documented == {"none" if role is None else role.value: share for role, share in SHARES.items()}
+    assert list(documented) == ["none" if role is None else role.value for role in SHARES]
+
+
+@pytest.mark.parametrize(
+    ("what", "limit"),
+    [
+        ("request line and headers", f"{connection.MAX_HEAD // 1024} KiB"),
+        ("head of a request, from its first byte", f"{connection.HEAD_S:.0f} s"),
+        ("first byte of a new connection", f"{connection.HEAD_S:.0f} s"),
+        ("body", f"{MAX_BODY // 1024} KiB, {connection.BODY_S:.0f} s"),
+        ("between two requests", f"{connection.IDLE_S:.0f} s"),
+        ("for a peer to take an answer", f"{connection.SEND_S:.0f} s"),
+        ("request that waits while keyd stops", f"{listener.FINISH_S:.0f} s"),
+    ],
+)
+def test_the_document_has_the_limits(what: str, limit: str) -> None:
+    assert f"| {what} | {limit} |" in LIMITS
+    assert (
+        f"connections_exceeded` before it has asked anything, {listener.TURNED_AWAY_AT_ONCE} of them"
+        in LIMITS
+    )
