@@ -200,7 +200,9 @@ def payment_required(value: Any, *, default_version: Literal[2] | None) -> Payme
     """PaymentRequired from its JSON value. `default_version` stands in for a missing x402Version. Raises X402Error."""
     if not isinstance(value, dict):
         raise X402Error("not an object")
-    version = value.get("x402Version", default_version)
+    version = value.get("x402Version")
+    if version is None:
+        version = default_version
     # `True == 1` in Python: a boolean is no version.
     if isinstance(version, bool) or version not in (1, 2):
         raise X402Error("unknown x402Version")
