@@ -1,6 +1,6 @@
 """One application's connection and those to servers that belong to it: how it reads, writes and calls addons.
 
-Three things are done otherwise than in mitmproxy 12.2.3:
+Four things are done otherwise than in mitmproxy 12.2.3:
 
 - What was read waits only for the side that it goes to, so that one direction cannot hold up the other.
 - What one event makes it write to a connection leaves in one piece: a system call is a quarter of what a small
@@ -8,6 +8,7 @@ Three things are done otherwise than in mitmproxy 12.2.3:
 - An addon's hook is called directly. mitmproxy looks through all addons each time, and once more for the screen of
   mitmproxy, which is another quarter. Nor are the types of a message's members checked: that is for addons under
   development.
+- What a server said before its connection failed is read before the failure counts (`egress.last_words`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from mitmproxy.connection import Connection
 from mitmproxy.proxy import commands, events, mode_servers
 
 from egress.flow_control import ReadingHook
+from egress.last_words import LastWordsReader
 
 OWN_LIMIT: Final = 1024 * 1024
 """Bytes that wait for an HTTP/2 peer which goes on sending and does not read the answers to its pings and settings."""
@@ -76,6 +78,9 @@ class Handler(mode_servers.ProxyConnectionHandler):
 
     async def handle_connection(self, connection: Connection) -> None:
         _source.set(connection)
+        io = self.transports[connection]
+        if connection is not self.client and isinstance(io.reader, asyncio.StreamReader):
+            io.reader = LastWordsReader(io.reader)  # type: ignore[assignment]
         await super().handle_connection(connection)
 
     async def drain_writers(self) -> None:
@@ -84,6 +89,8 @@ class Handler(mode_servers.ProxyConnectionHandler):
         for connection, io in list(self.transports.items()):
             if not isinstance(io.writer, asyncio.StreamWriter):
                 continue
+            if isinstance(io.reader, LastWordsReader):
+                io.reader.fetch(io.writer.transport)
             is_destination = (connection is self.client) is not (source is self.client)
             if is_destination or (connection is source and _is_flooding(connection, io.writer)):
                 try:
