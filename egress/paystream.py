@@ -153,10 +153,14 @@ class PayStream(PacedStream):
             self._exchange.payment = advance.decision.payment
         if (yield from self.check_killed(True)):  # the application has gone: do not pay for nobody
             return False
-        if advance.decision is None:  # the connection may have been closed meanwhile
-            return (yield from super().make_server_connection())
         self._repeat = advance.decision
-        yield from self._transmit()
+        lasted = self.context.server.connected
+        if advance.decision is None:
+            return lasted or (yield from super().make_server_connection())
+        if lasted:  # it is the one that the decision is about
+            yield from self._send_repeat(advance.decision)
+        else:
+            yield from self._transmit()
         return False
 
     def passthrough(self, event: events.Event) -> layer.CommandGenerator[None]:

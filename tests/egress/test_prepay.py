@@ -241,6 +241,49 @@ async def test_over_http2_each_stream_brings_its_own_payment(
     assert upstream.connections == 1
 
 
+class ServerGone:
+    """mitmproxy addon: says when egress has noticed that a server closed its connection."""
+
+    def __init__(self) -> None:
+        self.noticed = asyncio.Event()
+        self.server_disconnected = lambda _: self.noticed.set()
+
+
+async def test_a_connection_that_closes_while_keyd_decides_is_replaced(
+    run_egress: RunEgress, keyd: FakeKeyd
+) -> None:
+    closing, gone = asyncio.Event(), ServerGone()
+
+    async def script(connection: Connection) -> None:
+        while True:
+            request = asyncio.create_task(connection.request())
+            told = asyncio.create_task(closing.wait())
+            await asyncio.wait([request, told], return_when=asyncio.FIRST_COMPLETED)
+            if connection.number == 1 and closing.is_set():
+                request.cancel()
+                return
+            paid = (await request).get("PAYMENT-SIGNATURE")
+            await connection.send(paid_answer() if paid else payment_required())
+
+    async with serving(script) as upstream:
+        domain = f"http://127.0.0.1:{upstream.port}"
+        keyd.prepay = [api.PrepayView(domain=domain, methods=["GET"], after=AFTER)]
+        async with run_egress() as egress, App(egress.address, upstream) as app:
+            await learn(app)
+            sign = keyd.sign
+
+            async def after_closing(request: api.SignRequest) -> Any:
+                closing.set()
+                await gone.noticed.wait()
+                return await sign(request)
+
+            keyd.sign = after_closing
+            egress._master.addons.add(gone)
+            assert (await app.get()).status == 200
+    assert paid_at_once(upstream) == [True]
+    assert upstream.connections == 2
+
+
 async def test_an_application_that_hangs_up_meanwhile_sends_nothing(
     run_egress: RunEgress, keyd: FakeKeyd, pki: Pki
 ) -> None:
