@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from keyd import connection
 from keyd.api import MAX_BODY, Role
+from keyd.client import KeydClient, KeydRefused
 from keyd.http import Refused, Request, Response, refusal
 from keyd.listener import TURNED_AWAY_AT_ONCE, Listener
 from keyd.peer import Peer, Roles
@@ -231,6 +232,16 @@ async def test_who_has_as_many_connections_as_it_may_is_told_so_until_one_is_clo
     async with asyncio.timeout(10):  # keyd sees it a moment later
         while (await served.say(GET, eof=True))[0][0] == 503:
             pass
+    for _, writer in held:
+        writer.close()
+
+
+async def test_our_own_client_says_why_it_was_turned_away(served: Served) -> None:
+    held = [await served.connect() for _ in range(SHARE)]
+    for _ in range(20):  # the answer may be there before the question is
+        async with KeydClient(str(served.path)) as client:
+            with pytest.raises(KeydRefused, match="connections_exceeded"):
+                await client.ledger_head()
     for _, writer in held:
         writer.close()
 
