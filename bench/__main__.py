@@ -23,6 +23,7 @@ DOCUMENT = ROOT / "docs/benchmarks.md"
 
 MODULES = (
     "keyd",
+    "ledger",
     "paid",
     "proxy",
     "load",

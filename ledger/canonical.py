@@ -55,7 +55,10 @@ def decode(data: bytes) -> object:
 def parse(text: str) -> object:
     """The value of `text`, canonical or not. Raises ValueError, RecursionError; CanonicalError for a number that is
     no integer or too large."""
-    return _DECODER.decode(text)
+    value, end = _DECODER.raw_decode(text)
+    if end != len(text):
+        raise ValueError("something follows the JSON value")
+    return value
 
 
 def is_plain(data: bytes) -> bool:
