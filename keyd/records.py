@@ -72,6 +72,7 @@ def signed(
     return {
         "amount": str(offer.amount),
         "asset": offer.asset.address,
+        "asset_decimals": offer.asset.decimals,
         "asset_symbol": offer.asset.symbol,
         "attempt": asked.seq,
         "authorization": authorization.as_json(),

@@ -37,6 +37,10 @@ _TEXTS: Final = ("domain", "caller", "wallet", "network", "asset")
 _NATURALS: Final = ("usd_micros", "signed_at", "valid_before")
 """Members of a signed payment, by what they must be."""
 
+_CANONICAL_AUTHORIZATION: Final = (
+    "{" + ",".join(f'"{name}":"%({name})s"' for name in sorted(_AUTHORIZATION)) + "}"
+)
+
 _FACT: Final = frozenset({"kind", "key", "value"})
 """Members of a fact: small state of keyd's that an entry changes."""
 
@@ -239,9 +243,15 @@ def _authorization(entry: Entry) -> str:
     value: Mapping[str, Any] | None = entry.data.get("authorization")
     if not isinstance(value, dict) or value.keys() != _AUTHORIZATION:
         _refuse(entry, f"authorization needs exactly {', '.join(sorted(_AUTHORIZATION))}")
-    if not all(isinstance(member, str) for member in value.values()):
+    try:
+        letters = "".join(value.values())
+    except TypeError:
         _refuse(entry, "a member of authorization is not a string")
-    return canonical.encode_plain(value)  # its keys are ASCII, and its values strings
+    if (
+        letters.isascii() and letters.isalnum()
+    ):  # always, in keyd's: nothing to escape, and a third of the time
+        return _CANONICAL_AUTHORIZATION % value
+    return canonical.encode(value).decode()
 
 
 def _refuse(entry: Entry, why: str) -> NoReturn:
