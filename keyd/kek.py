@@ -102,6 +102,14 @@ def load(
     return Source(_unsealed(kek_file, content, ask()), Kind.PASSPHRASE, kek_file)
 
 
+def id_of_credential(content: bytes) -> str | None:
+    """The id of the key in a decrypted credential; None if it holds none."""
+    try:
+        return _plain(Path(CREDENTIAL), content).id
+    except KekError:
+        return None
+
+
 def create(
     kek_file: Path, entropy: Callable[[int], bytes], passphrase: Callable[[], str] | None = None
 ) -> bool:

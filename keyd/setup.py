@@ -11,8 +11,11 @@ from keyd import kek
 from keyd import passphrase as passphrases
 from keyd.config import Settings
 from keyd.files import make_private_directory
+from keyd.kek import id_of_credential
 from ledger.errors import LedgerError
 from ledger.log import Ledger
+
+__all__ = ["SetupError", "id_of_credential", "initialise", "key_of_this_machine", "refuse_lost_ledger"]
 
 
 class SetupError(Exception):

@@ -16,6 +16,7 @@ from keyd.cli.key_sources import new_passphrase
 from keyd.cli.render import count, escaped, listed
 from keyd.cli.wallet_commands import wallet
 from keyd.client import KeydClient
+from keyd.setup import id_of_credential
 
 CREDENTIAL = Path("/etc/osmoda/kek.cred")
 ROTATE_TIMEOUT_S = 120.0  # two writes to the disk for each wallet, and a second for a passphrase
@@ -65,7 +66,7 @@ def rotate_kek(run: Invocation, passphrase_file: Path | None, credential: Path) 
     """
     view = run.ask(KeydClient.kek)
     if view.source == "credential":
-        _replace_credential(run, credential)
+        _replace_credential(run, credential, view)
         return
     passphrase = None
     if view.source == "passphrase":
@@ -75,12 +76,13 @@ def rotate_kek(run: Invocation, passphrase_file: Path | None, credential: Path) 
     click.echo(f"key {done.id} seals {count(done.wallets, 'wallet')}; the old one opens none of them")
 
 
-def _replace_credential(run: Invocation, credential: Path) -> None:
+def _replace_credential(run: Invocation, credential: Path, view: api.KekView) -> None:
     """The new key is sealed to this machine first, then keyd seals the wallets under it too, then it is put in force."""
     if os.geteuid() != 0:
         raise CliError(
             "the key-encryption key is a systemd credential, which only root can replace", "run it with sudo"
         )
+    _check_credential(credential, view)
     key = secrets.token_bytes(32)
     draft = credential.with_name(credential.name + ".new")
     _seal(key, draft)
@@ -93,6 +95,25 @@ def _replace_credential(run: Invocation, credential: Path) -> None:
         raise os_fault(f"cannot replace {credential}", error) from error
     click.echo(f"key {done.id} seals {count(done.wallets, 'wallet')}, and is in {escaped(str(credential))}")
     click.echo("`systemctl restart osmoda-keyd` puts it in force; until then the old one opens them too")
+
+
+def _check_credential(credential: Path, view: api.KekView) -> None:
+    """Replacing another file would lose what is in it, and change no key. Raises CliError."""
+    try:
+        opened = subprocess.run(
+            ["systemd-creds", "decrypt", "--name=kek", str(credential), "-"],
+            capture_output=True,
+            check=True,
+            timeout=60,
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise CliError(
+            f"{credential} is no key that systemd-creds sealed on this machine",
+            "name the right file with --credential. If another tool keeps the key, `keyctl backup`, change it there, "
+            "and `keyctl restore` under the new one",
+        ) from error
+    if id_of_credential(opened.stdout) not in (view.id, view.next):
+        raise CliError(f"{credential} holds another key than keyd's", "name the right file with --credential")
 
 
 def _seal(key: bytes, draft: Path) -> None:

@@ -17,6 +17,7 @@ import pytest
 
 from keyd import api
 from keyd.cli import chain, kek_commands
+from keyd.kek import Kek
 
 ADDRESS = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"
 USDC = "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
@@ -232,10 +233,11 @@ def test_without_a_terminal_nothing_is_exported(keyd, ask, tmp_path, passphrase_
 # -- the key-encryption key -------------------------------------------------------------------------------
 
 
-def kek(source: str, next_: str | None = None) -> api.KekView:
-    return api.KekView.model_validate(
-        {"source": source, "id": "5a3c9d0e7f214b68", "next": next_, "wallets": 2}
-    )
+OLD_KEK = Kek(b"\x05" * 32)
+
+
+def kek(source: str, next_: str | None = None, id_: str = "5a3c9d0e7f214b68") -> api.KekView:
+    return api.KekView.model_validate({"source": source, "id": id_, "next": next_, "wallets": 2})
 
 
 def test_kek_shows_what_is_under_way(keyd, ask):
@@ -259,10 +261,13 @@ def test_a_credential_is_sealed_before_keyd_is_asked_and_put_in_force_after(keyd
     credential, steps = tmp_path / "kek.cred", []
     credential.write_bytes(b"old")
 
-    def seal(command, *, input, **_):  # noqa: A002 - subprocess's name
+    def seal(command, *, input=None, **_):  # noqa: A002 - subprocess's name
+        if command[1] == "decrypt":
+            return subprocess.CompletedProcess(command, 0, OLD_KEK.reveal(), b"")
         steps.append("sealed")
         assert command[:3] == ["systemd-creds", "encrypt", "--name=kek"]
         (tmp_path / "kek.cred.new").write_bytes(b"sealed " + input)
+        return None
 
     def rotate(_):
         steps.append("asked")
@@ -272,7 +277,7 @@ def test_a_credential_is_sealed_before_keyd_is_asked_and_put_in_force_after(keyd
 
     monkeypatch.setattr(kek_commands.subprocess, "run", seal)
     monkeypatch.setattr(kek_commands.os, "geteuid", lambda: 0)
-    keyd.answers |= {"kek": kek("credential"), "kek_rotate": rotate}
+    keyd.answers |= {"kek": kek("credential", id_=OLD_KEK.id), "kek_rotate": rotate}
     result = ask("wallet", "rotate-kek", "--credential", credential)
     assert (result.code, steps) == (0, ["sealed", "asked"])
     new = bytes.fromhex(json.loads(keyd.asked[-1][1])["new_kek"])
@@ -285,17 +290,46 @@ def test_a_credential_stays_if_keyd_refuses_or_nobody_may_replace_it(keyd, ask, 
     credential = tmp_path / "kek.cred"
     credential.write_bytes(b"old")
     keyd.answers |= {
-        "kek": kek("credential"),
+        "kek": kek("credential", id_=OLD_KEK.id),
         "kek_rotate": api.Refusal(code="wallet_unreadable", detail="x", hint=""),
     }
     monkeypatch.setattr(kek_commands.os, "geteuid", lambda: 1000)
     assert "only root" in ask("wallet", "rotate-kek", "--credential", credential).err
     monkeypatch.setattr(kek_commands.os, "geteuid", lambda: 0)
-    monkeypatch.setattr(
-        kek_commands.subprocess, "run", lambda *_, **__: (tmp_path / "kek.cred.new").write_bytes(b"new")
-    )
+
+    def systemd_creds(command, **_):
+        (tmp_path / "kek.cred.new").write_bytes(b"new")
+        return subprocess.CompletedProcess(command, 0, OLD_KEK.reveal(), b"")
+
+    monkeypatch.setattr(kek_commands.subprocess, "run", systemd_creds)
     assert ask("wallet", "rotate-kek", "--credential", credential).code == 1
     assert credential.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("opened", "words"),
+    [(None, "is no key that systemd-creds sealed"), (b"\x06" * 32, "holds another key")],
+    ids=["not-sealed", "another-key"],
+)
+def test_a_file_that_is_not_keyds_sealed_key_is_never_replaced(
+    keyd, ask, tmp_path, monkeypatch, opened, words
+):
+    """A key that another tool keeps in the clear, for one."""
+    credential = tmp_path / "kek.cred"
+    credential.write_bytes(b"old")
+
+    def systemd_creds(command, **_):
+        if opened is None:
+            raise subprocess.CalledProcessError(1, command)
+        return subprocess.CompletedProcess(command, 0, opened, b"")
+
+    monkeypatch.setattr(kek_commands.subprocess, "run", systemd_creds)
+    monkeypatch.setattr(kek_commands.os, "geteuid", lambda: 0)
+    keyd.answers["kek"] = kek("credential", id_=OLD_KEK.id)
+    result = ask("wallet", "rotate-kek", "--credential", credential)
+    assert (result.code, credential.read_bytes()) == (1, b"old")
+    assert words in result.err
+    assert [name for name, _ in keyd.asked] == ["kek"]
 
 
 # -- backups ----------------------------------------------------------------------------------------------
