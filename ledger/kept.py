@@ -41,7 +41,8 @@ def _heads_of(argument: str, key: Key | None) -> Iterator[Head]:
             )
         yield Head(int(match[1]), bytes.fromhex(match[2]))
         return
-    if jsonl.looks_like(path := Path(argument)):
+    path = Path(argument)
+    if path.is_file() and jsonl.looks_like(path):
         if key is not None:
             raise LedgerError(f"{argument} is an export and carries no signature", "Leave out the key.")
         yield from (Head(row.seq, row.hash) for row in jsonl.rows(path))

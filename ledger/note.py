@@ -27,6 +27,7 @@ from ledger.errors import NoteRefused
 MAX_NOTE: Final = 64 * 1024
 """Bytes of one note: ours are 300, and witnesses may add signatures."""
 _ED25519: Final = b"\x01"  # signature type of signed-note
+_KEY_HINT: Final = "Give it as `keyctl ledger key` prints it."
 _DASH: Final = "— "
 _SIGNATURE: Final = re.compile(r"— ([^\s+]+) ([A-Za-z0-9+/]+={0,2})")
 _SIZE: Final = re.compile(r"0|[1-9][0-9]{0,18}")
@@ -55,10 +56,12 @@ class Key(NamedTuple):
         id_, _, encoded = rest.partition("+")
         content = _decoded(encoded)
         if content is None or len(content) != 33 or content[:1] != _ED25519 or not name:
-            raise NoteRefused("not a verifier key (name+id+key) of Ed25519")
+            raise NoteRefused("not a verifier key (name+id+key) of Ed25519", _KEY_HINT)
         key = cls(name, content[1:])
         if key.id.hex() != id_:
-            raise NoteRefused(f"the verifier key of {name} is damaged: its id is not that of its key")
+            raise NoteRefused(
+                f"the verifier key of {name} is damaged: its id is not that of its key", _KEY_HINT
+            )
         return key
 
 

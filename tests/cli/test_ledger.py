@@ -7,6 +7,7 @@ import json
 import pytest
 
 from keyd import api
+from ledger import Ledger
 
 HASH = "ab" * 32
 OK = api.LedgerVerdict(ok=True, entries=3, head=HASH, problems=[])
@@ -119,3 +120,72 @@ def test_text_of_strangers_cannot_steer_the_terminal(keyd, ask, hostile, json_op
         assert json.loads(result.out)["data"]["domain"] == hostile
     else:
         assert result.out.rstrip("\n").isprintable()
+
+
+# --- heads
+
+KEY = "osmoda-ledger/test+4f936834+AQOhB7/zzhC+HXDdGOdLwJln5NYwm6UNXx3chmQSVTG4"
+NOTE = (
+    "osmoda-ledger/test\n2\nD4rcZMzE5xSOCvZfcj1GuRNDAxoYb3xZ1ZYMhvuSU84=\n\n— osmoda-ledger/test 8FuypA==\n"
+)
+
+
+def test_the_key_that_signs_heads_is_shown(keyd, ask):
+    keyd.answers["ledger_head"] = api.LedgerHead(seq=2, hash=HASH, key=KEY, note=NOTE)
+    assert ask("ledger", "key").out == f"{KEY}\n"
+
+
+def test_a_keyd_without_such_a_key_is_said(keyd, ask):
+    keyd.answers["ledger_head"] = api.LedgerHead(seq=2, hash=HASH)
+    result = ask("ledger", "key")
+    assert (result.code, result.out) == (1, "")
+    assert result.err.startswith("keyctl: error: this keyd signs no heads\n")
+
+
+def test_a_checkpoint_is_printed_as_it_is_signed(keyd, ask):
+    keyd.answers["ledger_checkpoint"] = api.SignedHead(note=NOTE)
+    assert ask("ledger", "checkpoint").out == NOTE
+
+
+def test_verify_sends_the_heads_that_were_kept(keyd, ask):
+    keyd.answers["ledger_verify"] = OK.model_copy(update={"agreed": 1})
+    result = ask("ledger", "verify", "--against", f"3:{HASH}")
+    assert (result.code, result.out.splitlines()[-1]) == (0, "heads kept elsewhere: 1 agree")
+    assert json.loads(keyd.asked[-1][1]) == {"against": [{"seq": 3, "hash": HASH}]}
+
+
+def test_a_head_that_cannot_be_read_is_not_asked_about(keyd, ask):
+    result = ask("ledger", "verify", "--against", "yesterday")
+    assert (result.code, keyd.asked) == (1, [])
+    assert "cannot read" in result.err
+    assert "Give a file of signed heads" in result.err
+
+
+def test_a_head_of_another_key_is_refused(keyd, ask, tmp_path):
+    (tmp_path / "head").write_text(NOTE)
+    result = ask("ledger", "verify", "--against", tmp_path / "head", "--key", KEY)
+    assert (result.code, keyd.asked) == (1, [])
+    assert "there is no signature of osmoda-ledger/test" in result.err
+
+
+# --- exports
+
+
+def test_an_export_reads_the_file_without_keyd(keyctl, tmp_path):
+    file = tmp_path / "ledger.sqlite3"
+    Ledger.open(file, clock=lambda: 0).close()
+    assert keyctl("ledger", "export", "--format", "jsonl", "--file", file).out == ""
+    assert keyctl("ledger", "export", "--format", "csv", "--file", file).out.startswith(
+        "date,domain,caller,purpose,"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["--since", "today"], "today is not a day"), ([], "cannot export")],
+)
+def test_an_export_that_cannot_be_made_says_why(keyctl, tmp_path, arguments, said):
+    result = keyctl("ledger", "export", "--format", "csv", "--file", tmp_path / "missing", *arguments)
+    assert (result.code, result.out) == (1, "")
+    assert said in result.err
+    assert "keyctl: hint: " in result.err
