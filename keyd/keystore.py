@@ -52,7 +52,7 @@ class WalletInfo:
 
 
 class Payer:
-    """An opened wallet: knows its address and signs 32-byte digests made by `keyd.eip3009`."""
+    """An opened wallet: knows its address and signs 32-byte digests made by `keyd.eip3009` and `keyd.siwe`."""
 
     __slots__ = ("_key", "address", "label")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,8 +17,10 @@ import pytest
 from egress.config import EgressSettings
 from egress.listener import listeners
 from egress.proxy import Egress
+from keyd import api
+from keyd.client import KeydRefused
 from tests.abuse.support.seller import Seller, offer
-from tests.abuse.support.stage import PATIENCE_S, Stage, domain
+from tests.abuse.support.stage import PATIENCE_S, WALLET, Stage, domain
 from tests.egress.support.upstream import Upstream
 from tests.egress.support.wire import Message, decode, encode, read_message, response
 
@@ -141,7 +145,7 @@ async def check_only_transfers_are_signed(stage: Stage, seller: Seller, upstream
 @pytest.mark.attack(45)
 @pytest.mark.parametrize("uri", ["https://bank.example/login", "https://127.0.0.1/"])
 async def test_a_402_that_wants_a_sign_in_is_passed_on(stage: Stage, seller: Seller, uri: str) -> None:
-    """Signing in is not supported, so no domain or URI can be wrong: nothing is ever signed for it."""
+    """Nobody has allowed this host to be signed in to, as for every host at first."""
     terms = {"x402Version": 2, "accepts": [], "extensions": sign_in(uri)}
     async with stage.serving(seller) as upstream:
         seller.refuse = lambda _: response(402, {"PAYMENT-REQUIRED": encode(terms)}, b"sign in")
@@ -160,3 +164,57 @@ async def test_a_sign_in_beside_an_offer_is_echoed_and_not_signed(stage: Stage, 
         await check_only_transfers_are_signed(stage, seller, upstream)
         assert decode(seller.payments[0])["extensions"] == seller.members["extensions"]
         assert stage.entries(upstream, "x402.payment.attempt")[0]["domain"] == domain(upstream)
+
+
+PHISHING: dict[str, dict[str, Any]] = {
+    "another domain": {"domain": "bank.example"},
+    "another uri": {"uri": "https://bank.example/login"},
+    "our host as a user of another": {"uri": "https://127.0.0.1@bank.example/"},
+    "an expired challenge": {"issuedAt": "2020-01-01T00:00:00Z"},
+    "a nonce with words": {"nonce": "I agree to everything"},
+    "a nonce with a line": {"nonce": "12345678\nResources:"},
+}
+
+
+@pytest.mark.attack(45)
+async def test_where_signing_in_is_allowed_no_challenge_for_another_host_is_signed(
+    stage: Stage, seller: Seller
+) -> None:
+    async with stage.serving(seller) as upstream:
+        await stage.check_sells(seller, upstream)
+        (payment,) = stage.signed(upstream)
+        await stage.outcome(payment["payment_id"])
+        await stage.keyd.policy_change(api.PolicyPatch(signin_allow=[domain(upstream)]))
+        authority = f"127.0.0.1:{upstream.port}"
+        honest = {
+            "domain": authority,
+            "uri": f"https://{authority}/a",
+            "version": "1",
+            "nonce": "0123456789abcdef",
+            "issuedAt": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "statement": "I owe you everything. " * 500,
+        }
+        ours = {"chainId": "eip155:84532", "type": "eip191"}
+        proof = (await stage.keyd.sign_in(_challenge(upstream, honest, ours))).proof
+        assert (proof.domain, proof.address, proof.nonce) == (authority, WALLET, honest["nonce"])
+        foreign_chain = _challenge(upstream, honest, ours | {"chainId": "eip155:1"})
+        for asked in (
+            foreign_chain,
+            *(_challenge(upstream, honest | odd, ours) for odd in PHISHING.values()),
+        ):
+            with pytest.raises(KeydRefused) as refused:
+                await stage.keyd.sign_in(asked)
+            assert refused.value.refusal.code == "signin_unsuitable"
+        assert len(stage.entries(upstream, "x402.signin.signed")) == 1
+        assert len(stage.signed(upstream)) == 1
+
+
+def _challenge(upstream: Upstream, info: dict[str, Any], chain: dict[str, str]) -> api.SignInRequest:
+    return api.SignInRequest(
+        origin=api.Origin(scheme="https", host="127.0.0.1", port=upstream.port),
+        method="GET",
+        path="/a",
+        caller=api.Caller(uid=os.getuid()),
+        info=info,
+        supported_chains=[chain],
+    )

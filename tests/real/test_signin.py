@@ -1,4 +1,4 @@
-"""The official server's sign-in: who has paid once reads again without paying, if an administrator allows it."""
+"""Extensions of the official server: who has paid once signs in, if an administrator allows it; payments are named."""
 
 from __future__ import annotations
 
@@ -89,3 +89,13 @@ def test_by_default_the_second_time_is_paid_like_the_first(
     customer.settled()
     assert before - chain.balance("payer") == 1_000
     assert customer.entries("x402.signin.signed") == []
+
+
+def test_a_payment_identifier_that_the_official_server_requires_is_ours(
+    customer: Payer, server_siwx: str
+) -> None:
+    answer = get(customer, f"{server_siwx}/once")
+
+    payment_id = answer.headers["X-402-Egress"].partition("payment=")[2].partition(";")[0]
+    assert (answer.status_code, answer.json()) == (200, {"id": f"pay_{payment_id}"})
+    customer.settled()

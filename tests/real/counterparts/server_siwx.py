@@ -1,13 +1,19 @@
-"""A paid API that lets past payers in again (x402 SDK 2.25, extension `sign-in-with-x`).
+"""A paid API with extensions of the x402 SDK 2.25: `sign-in-with-x` lets past payers in again, and `/once` requires a
+`payment-identifier`, which it answers with.
 
 /seen says what the extension made of the sign-ins so far.
 """
 
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from serving import arguments, serve_at
 from x402 import x402ResourceServer
+from x402.extensions.payment_identifier import (
+    PAYMENT_IDENTIFIER,
+    declare_payment_identifier_extension,
+    extract_payment_identifier,
+)
 from x402.extensions.sign_in_with_x import (
     CreateSIWxResourceServerExtensionOptions,
     DeclareSIWxOptions,
@@ -18,6 +24,7 @@ from x402.extensions.sign_in_with_x import (
 from x402.http import FacilitatorConfig, HTTPFacilitatorClient, PaymentOption
 from x402.http.middleware.fastapi import PaymentMiddlewareASGI
 from x402.http.types import RouteConfig
+from x402.http.utils import decode_payment_signature_header
 from x402.mechanisms.evm.exact import ExactEvmServerScheme
 
 PRICES = {"GET /report": "$0.001", "GET /news": "$0.001"}
@@ -34,16 +41,21 @@ def make_app(url: str, chain: dict[str, Any], facilitator: str) -> FastAPI:
     declared = DeclareSIWxOptions(
         network=chain["network"], statement="Sign in to read what you have paid for", expiration_seconds=300
     )
+    identified = {PAYMENT_IDENTIFIER: declare_payment_identifier_extension(required=True)}
+    extensions = {route: declare_siwx_extension(declared) for route in PRICES} | {"GET /once": identified}
     routes = {
         route: RouteConfig(
             accepts=[
                 PaymentOption(
-                    scheme="exact", pay_to=chain["accounts"]["payee"], price=price, network=chain["network"]
+                    scheme="exact",
+                    pay_to=chain["accounts"]["payee"],
+                    price=PRICES.get(route, "$0.001"),
+                    network=chain["network"],
                 )
             ],
-            extensions=declare_siwx_extension(declared),
+            extensions=offered,
         )
-        for route, price in PRICES.items()
+        for route, offered in extensions.items()
     }
     app = FastAPI()
     app.add_middleware(PaymentMiddlewareASGI, routes=routes, server=server)
@@ -55,6 +67,11 @@ def make_app(url: str, chain: dict[str, Any], facilitator: str) -> FastAPI:
     @app.get("/news")
     async def news() -> Any:
         return {"news": "none"}
+
+    @app.get("/once")
+    async def once(request: Request) -> Any:
+        payload = decode_payment_signature_header(request.headers["payment-signature"])
+        return {"id": extract_payment_identifier(payload, validate=True)}
 
     @app.get("/seen")
     async def seen_so_far() -> Any:
