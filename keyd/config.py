@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, model_validator
+from pydantic_settings import SettingsConfigDict
 
 from keyd import api, callers, configfile
 from keyd.applimits import Token
@@ -226,7 +227,7 @@ class AssetSettings(_Section):
 class Settings(configfile.TomlSettings):
     """The whole of keyd.toml."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(use_attribute_docstrings=True)
 
     socket: Path = Path(api.DEFAULT_SOCKET)
     """Unix socket that keyd listens on."""

@@ -1,4 +1,4 @@
-"""Reads a TOML configuration file into a pydantic model; every mistake becomes a sentence.
+"""Reads a TOML configuration file into a pydantic-settings model; every mistake becomes a sentence.
 
 The file is the only source: environment variables cannot widen what an administrator wrote.
 """
@@ -11,7 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
 
 
 class ConfigError(Exception):
@@ -22,17 +28,28 @@ class ConfigError(Exception):
         self.hint = hint
 
 
-class TomlSettings(BaseModel):
+class TomlSettings(BaseSettings):
     """Base of a daemon's settings. Build it with `load`."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = SettingsConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
 
 
 def load[Model: TomlSettings](model: type[Model], path: Path) -> Model:
     """Raises ConfigError: file missing or unreadable, not TOML, unknown key, bad value."""
     try:
-        with path.open("rb") as file:
-            values = tomllib.load(file)
+        path.open("rb").close()  # the source below reads a missing file as an empty one
+        values = TomlConfigSettingsSource(model, path)()
     except OSError as error:
         hint = "name the right file with --config, or create it: README.md has an example"
         raise ConfigError(f"cannot read {path}: {error.strerror}", hint) from None

@@ -34,6 +34,7 @@ python3Packages.buildPythonApplication {
     prometheus-client
     pycryptodome
     pydantic
+    pydantic-settings
     structlog
     tomli-w
   ];

@@ -134,7 +134,7 @@ def config_page() -> str:
 
 def _config_section(heading: str, model: type[BaseModel]) -> Iterator[str]:
     yield from (f"## {heading}", "")
-    if not heading[0].isalpha():  # the file as a whole is described above
+    if not heading[0].isalpha():  # pydantic-settings' own docstring is no use to whoever writes the file
         yield from _paragraphs(inspect.getdoc(model) or "")
     yield from ("| key | default | |", "|---|---|---|")
     defaults = model.model_construct().model_dump(mode="json", warnings=False)
