@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import ssl
-import threading
 import time
 from dataclasses import dataclass
 from typing import Self
@@ -22,6 +22,17 @@ class Route:
     proxy: int | None = None
     """Port of the proxy; None: directly."""
 
+    @property
+    def connect(self) -> bytes:
+        return f"CONNECT 127.0.0.1:{self.port} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\n\r\n".encode()
+
+    def request(self, method: str, path: str, more: str = "") -> bytes:
+        prefix = f"http://127.0.0.1:{self.port}" if self.proxy and not self.tls else ""
+        return (
+            f"{method} {prefix}{path} HTTP/1.1\r\nHost: 127.0.0.1:{self.port}\r\nUser-Agent: bench\r\n"
+            f"Accept: */*\r\n{more}\r\n"
+        ).encode()
+
 
 class Client:
     """One keep-alive connection."""
@@ -29,14 +40,12 @@ class Client:
     def __init__(self, route: Route) -> None:
         self._socket = socket.create_connection(("127.0.0.1", route.proxy or route.port), timeout=120)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self._host = f"127.0.0.1:{route.port}"
-        self._prefix = f"http://{self._host}" if route.proxy and not route.tls else ""
         if route.proxy and route.tls:
-            self._socket.sendall(f"CONNECT {self._host} HTTP/1.1\r\nHost: {self._host}\r\n\r\n".encode())
+            self._socket.sendall(route.connect)
             self._head()
         if route.tls:
             self._socket = route.tls.wrap_socket(self._socket, server_hostname="127.0.0.1")
-        self._small = self._request("GET", "/small")
+        self._route, self._small = route, route.request("GET", "/small")
 
     def get(self) -> float:
         """One small request; its seconds."""
@@ -46,24 +55,18 @@ class Client:
         return time.perf_counter() - began
 
     def download(self, size: int) -> None:
-        self._socket.sendall(self._request("GET", f"/{size}"))
+        self._socket.sendall(self._route.request("GET", f"/{size}"))
         self._body()
 
     def upload(self, size: int) -> None:
-        self._socket.sendall(self._request("POST", "/", f"Content-Length: {size}\r\n"))
+        self._socket.sendall(self._route.request("POST", "/", f"Content-Length: {size}\r\n"))
         for start in range(0, size, len(_PIECE)):
             self._socket.sendall(_PIECE[: size - start])
         self._body()
 
-    def _request(self, method: str, path: str, more: str = "") -> bytes:
-        return (
-            f"{method} {self._prefix}{path} HTTP/1.1\r\nHost: {self._host}\r\nUser-Agent: bench\r\n"
-            f"Accept: */*\r\n{more}\r\n"
-        ).encode()
-
     def _body(self) -> None:
         head, rest = self._head()
-        left = int(head.lower().partition(b"content-length:")[2].split(None, 1)[0]) - len(rest)
+        left = _length(head) - len(rest)
         while left:
             received = self._socket.recv(min(left, len(_PIECE)))
             if not received:
@@ -90,22 +93,36 @@ class Client:
 
 def latencies_s(route: Route, clients: int, requests: int) -> list[float]:
     """Seconds of each of `requests` small requests, shared among `clients` that ask at the same time."""
-    taken: list[float] = []
-    faults: list[Exception] = []
+    if clients == 1:
+        with Client(route) as client:
+            client.get()  # the connections behind it exist now
+            return [client.get() for _ in range(requests)]
+    return asyncio.run(_together(route, clients, requests // clients))
 
-    def ask() -> None:
-        try:
-            with Client(route) as client:
-                client.get()  # the connections behind it exist now
-                taken.extend([client.get() for _ in range(requests // clients)])
-        except Exception as fault:  # noqa: BLE001 raised below, in the caller's thread
-            faults.append(fault)
 
-    threads = [threading.Thread(target=ask) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if faults:
-        raise faults[0]
-    return taken
+async def _together(route: Route, clients: int, requests: int) -> list[float]:
+    """One event loop: threads would measure how Python hands its lock around."""
+    taken = await asyncio.gather(*(_ask(route, requests) for _ in range(clients)))
+    return [seconds for of_one in taken for seconds in of_one]
+
+
+async def _ask(route: Route, requests: int) -> list[float]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", route.proxy or route.port)
+    if route.proxy and route.tls:
+        writer.write(route.connect)
+        await reader.readuntil(b"\r\n\r\n")
+    if route.tls:
+        await writer.start_tls(route.tls, server_hostname="127.0.0.1")
+    small, taken = route.request("GET", "/small"), []
+    for _ in range(requests + 1):
+        began = time.perf_counter()
+        writer.write(small)
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(_length(head))
+        taken.append(time.perf_counter() - began)
+    writer.close()
+    return taken[1:]
+
+
+def _length(head: bytes) -> int:
+    return int(head.lower().partition(b"content-length:")[2].split(None, 1)[0])
