@@ -71,7 +71,20 @@ def origin(stage: Stage, authority: Authority | None = None) -> int:
 
 def egress(stage: Stage, authority: Authority, *, intercept: bool = True, workers: int = 1) -> Running:
     """Ours. Without a keyd: what is not paid never asks it. `intercept`: look into TLS, or tunnel it."""
-    folder = stage.folder / f"egress-{intercept}-{workers}"
+    name = f"{'intercepting' if intercept else 'tunnelling'}-{workers}-{len(list(stage.folder.iterdir()))}"
+    program = egress_program(stage, authority, name, intercept=intercept, workers=workers)
+    program.start()
+    stage.cleanup.callback(program.stop)
+    port = int(program.url.rpartition(":")[2])
+    trust = program.ca_certificate if intercept else authority.ca
+    return Running("egress", port, program.program.pid, trust)
+
+
+def egress_program(
+    stage: Stage, authority: Authority, name: str, *, intercept: bool = True, workers: int = 1
+) -> Egress:
+    """Not started."""
+    folder = stage.folder / name
     folder.mkdir()
     settings = {
         "intercept": "all" if intercept else "payable",
@@ -79,12 +92,7 @@ def egress(stage: Stage, authority: Authority, *, intercept: bool = True, worker
         "upstream_ca_file": str(authority.ca),
         "workers": workers,
     }
-    program = Egress(folder, folder / "none.sock", settings)
-    program.start()
-    stage.cleanup.callback(program.stop)
-    port = int(program.url.rpartition(":")[2])
-    trust = program.ca_certificate if intercept else authority.ca
-    return Running("egress", port, program.program.pid, trust)
+    return Egress(folder, folder / "none.sock", settings)
 
 
 def mitmdump(stage: Stage, authority: Authority, *, intercept: bool = True) -> Running:
@@ -118,17 +126,6 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
-
-
-def start_s(command: Sequence[object], port: int) -> float:
-    """Seconds from the start of a program until it accepts connections. It is ended again."""
-    began = time.perf_counter()
-    with subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL) as process:
-        try:
-            _wait_for(port, process)
-            return time.perf_counter() - began
-        finally:
-            process.kill()
 
 
 def _start(stage: Stage, command: Sequence[object], port: int) -> int:

@@ -9,9 +9,18 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from bench.client import Client, Route, latencies_s
-from bench.harness import Comparison, Contender, Peer, Stage, at_most
-from bench.process import cpu_s, peak_mb
-from bench.proxies import Authority, Running, egress, make_authority, mitmdump, origin, tinyproxy
+from bench.harness import Comparison, Contender, Peer, Stage, at_least, at_most
+from bench.process import cpu_s, peak_mb, resident_mb
+from bench.proxies import (
+    Authority,
+    Running,
+    egress,
+    egress_program,
+    make_authority,
+    mitmdump,
+    origin,
+    tinyproxy,
+)
 
 REQUESTS = 1500
 """In a round: a second or more, so that a clock tick of CPU time (10 ms) is below one percent."""
@@ -32,6 +41,8 @@ def comparisons(stage: Stage) -> Iterator[Comparison]:
             yield from _pass_through(ours, theirs, ports, scheme, clients)
     yield from _tunnels(stage, authority, ports["https"])
     yield from _large(ours, theirs, ports["https"])
+    yield _workers(stage, authority, ports["http"])
+    yield from _start(stage, authority)
 
 
 def _pass_through(
@@ -137,3 +148,42 @@ def _large(ours: Running, theirs: Running, port: int) -> Iterator[Comparison]:
         target=at_most(100),
         rounds=1,
     )
+
+
+def _workers(stage: Stage, authority: Authority, port: int) -> Comparison:
+    """Client and origin need a part of the same cores, so that twice as much is out of reach on two."""
+    one, two = egress(stage, authority, intercept=False), egress(stage, authority, workers=2)
+
+    def per_second(proxy: Running) -> Sequence[float]:
+        began = time.perf_counter()
+        count = len(latencies_s(proxy.route(port, tls=False), 16, REQUESTS))
+        return [count / (time.perf_counter() - began)]
+
+    return Comparison(
+        "http, keep-alive, 16 clients, two workers",
+        "requests/s",
+        Contender("2 workers", partial(per_second, two)),
+        [Peer(Contender("1 worker", partial(per_second, one)), at_least(1.6))],
+        more_is_better=True,
+    )
+
+
+def _start(stage: Stage, authority: Authority) -> Iterator[Comparison]:
+    """With an authority that exists: the first start ever makes one, which takes longer."""
+    program = egress_program(stage, authority, "started")
+
+    def seconds() -> Sequence[float]:
+        began = time.perf_counter()
+        program.start()
+        taken = time.perf_counter() - began
+        program.stop()
+        return [taken]
+
+    def resident() -> Sequence[float]:
+        program.start()
+        resident = resident_mb(program.program.pid)
+        program.stop()
+        return [resident]
+
+    yield Comparison("start until ready", "s", Contender("egress", seconds), target=at_most(1.5))
+    yield Comparison("memory when ready", "MB", Contender("egress", resident), target=at_most(90))
