@@ -49,7 +49,7 @@ format: dev ## rewrite the sources as `make check` wants them
 docs: dev ## rewrite the documents that follow from the code
 	@$(PYTHON) -m tools.gen_docs
 
-counterparts: $(CACHE)/chain.stamp $(CACHE)/v2.stamp $(CACHE)/v1.stamp $(CACHE)/siwx.stamp $(CACHE)/mcp.stamp $(PROGRAM_CACHE)/npm.stamp $(PROGRAM_CACHE)/venv.stamp ## chain, official SDKs and client programs for the tests
+counterparts: $(CACHE)/chain.stamp $(CACHE)/v2.stamp $(CACHE)/v1.stamp $(CACHE)/siwx.stamp $(CACHE)/mcp.stamp $(PROGRAM_CACHE)/npm.stamp $(PROGRAM_CACHE)/venv.stamp $(PROGRAM_CACHE)/go.stamp ## chain, official SDKs and client programs for the tests
 
 constraints: ## resolve every dependency anew and pin the result, on each Python >= 3.12 of this machine
 	@"$$(tools/find-python)" tools/pin-dependencies
@@ -99,6 +99,16 @@ $(PROGRAM_CACHE)/npm.stamp: $(PROGRAMS)/package.json
 	@echo '· installing Node programs that pay without knowing it (axios, undici)'
 	@mkdir -p $(PROGRAM_CACHE)/npm && cp $< $(PROGRAM_CACHE)/npm/
 	@npm install --prefix $(PROGRAM_CACHE)/npm --ignore-scripts --no-audit --no-fund --no-package-lock --loglevel=error >/dev/null
+	@touch $@
+
+# The compiler (250 MB) goes again once the one small program is built.
+$(PROGRAM_CACHE)/go.stamp: $(PROGRAMS)/go.txt tests/programs/clients/client.go tools/make-venv
+	@tools/make-venv $(PROGRAM_CACHE)/venv-go
+	@echo '· building a Go program that pays without knowing it'
+	@$(PROGRAM_CACHE)/venv-go/bin/python -m pip install -qq --disable-pip-version-check -r $<
+	@PATH="$(abspath $(PROGRAM_CACHE))/venv-go/bin:$$PATH" GOCACHE=$(abspath $(PROGRAM_CACHE))/venv-go/cache CGO_ENABLED=0 GOTOOLCHAIN=local GOTELEMETRY=off \
+	  go build -o $(PROGRAM_CACHE)/with_go tests/programs/clients/client.go
+	@rm -rf $(PROGRAM_CACHE)/venv-go
 	@touch $@
 
 $(PROGRAM_CACHE)/venv.stamp: $(PROGRAMS)/python.txt tools/make-venv

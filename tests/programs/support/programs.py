@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.programs.support.machine import CLIENTS
+from tests.programs.support.machine import CACHE, CLIENTS
 
 
 @dataclass(frozen=True)
@@ -32,5 +32,6 @@ FETCHING = [
     Client("Python aiohttp", [PYTHON, CLIENTS / "with_aiohttp.py"]),
     Client("Node undici EnvHttpProxyAgent", ["node", CLIENTS / "with_undici.mjs"]),
     Client("Node axios", ["node", CLIENTS / "with_axios.mjs"]),
+    Client("Go http", [CACHE / "with_go"]),
     Client("Java HttpClient", ["java", "-XX:TieredStopAtLevel=1", CLIENTS / "Client.java"]),
 ]
