@@ -29,7 +29,7 @@ HIDDEN: Final = (
 COPY: Final = Path("/opt/python")
 PYTHON: Final = Path(COPY if sys.base_prefix.startswith(HIDDEN) else sys.base_prefix, "bin", "python3")
 """The tests' own interpreter, as the machine sees it."""
-INSTALL_LIMIT_S: Final = 240
+INSTALL_LIMIT_S: Final = 400
 BOOT_LIMIT_S: Final = 240
 
 _NSPAWN: Final = (

@@ -20,7 +20,7 @@ from tests.systemd.machine import PROGRAMS, PYTHON, SOURCE, throw_away_machine
 pytestmark = [
     pytest.mark.real,
     pytest.mark.slow,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a machine"),
 ]
 
