@@ -282,7 +282,13 @@ def test_a_killed_keyd_comes_back_and_remembers_what_was_spent(boots: Boots) -> 
 
 
 def test_the_reconciler_reaches_keyd_and_gives_back_nothing_without_proof(boots: Boots) -> None:
-    assert "nothing could be concluded about 2 of the payments" in boots.first["reconcile"]
+    assert "nothing could be concluded about 2 of the payments" in boots.first["reconcile"]["journal"]
+
+
+def test_two_passes_tell_of_a_freeze_once(boots: Boots) -> None:
+    (told,) = boots.first["reconcile"]["told"].splitlines()
+    (alert,) = json.loads(told)["alerts"]
+    assert (alert["kind"], alert["text"]) == ("frozen", "payments were frozen by uid:0: for the alert")
 
 
 def test_a_stop_lets_a_stream_finish_and_takes_no_new_connection(boots: Boots) -> None:

@@ -453,12 +453,20 @@ def refused_peers() -> list[str]:
     return [names[entry["actor"]] for entry in entries if entry["type"] == "keyd.peer.refused"]
 
 
-def reconcile() -> str:
-    """What the journal says of a pass with an RPC server that does not answer."""
+def reconcile() -> dict[str, str]:
+    """What the journal says of a pass with an RPC server that does not answer, while payments are frozen, and what
+    the command that is told of it got."""
+    told = Path("/var/lib/osmoda-reconcile/told")
     replace("/etc/osmoda/reconcile.toml", "eip155:8453", "eip155:84532")
     replace("/etc/osmoda/reconcile.toml", "^rpc = .*", 'rpc = ["http://127.0.0.1:9"]')
-    run("systemctl", "start", "osmoda-reconcile", check=False)
-    return output("journalctl", "-b", "-u", "osmoda-reconcile", "-o", "cat")
+    replace("/etc/osmoda/reconcile.toml", "^# \\[alerts\\]", "[alerts]")
+    replace("/etc/osmoda/reconcile.toml", "^# command = .*", f'command = ["/usr/bin/tee", "-a", "{told}"]')
+    run("osmoda-keyctl", "x402", "freeze", "for the alert")
+    for _ in range(2):
+        run("systemctl", "start", "osmoda-reconcile", check=False)
+    run("osmoda-keyctl", "x402", "unfreeze")
+    journal = output("journalctl", "-b", "-u", "osmoda-reconcile", "-o", "cat")
+    return {"journal": journal, "told": told.read_text() if told.exists() else ""}
 
 
 def stop_during_a_stream() -> dict[str, Any]:
