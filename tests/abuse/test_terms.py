@@ -124,7 +124,7 @@ async def test_decimals_come_from_our_table(stage: Stage, seller: Seller, stated
 @pytest.mark.attack(7)
 @pytest.mark.parametrize(
     "amount",
-    ["0", "-1", "+1", "1e6", "0x10", " 1", "1 ", "01", "1.5", "1_000", "", "١٠٠٠", "１０００", str(2**256), "9" * 5000],
+    ["0", "-1", "+1", "1e6", "0x10", " 1", "1 ", "01", "1.5", "1_000", "", "١٠٠٠", "１０００", str(2**256), "9" * 1000],
 )  # fmt: skip
 async def test_an_amount_that_is_no_plain_decimal_integer_is_refused(
     stage: Stage, seller: Seller, amount: str

@@ -208,7 +208,7 @@ async def test_a_looser_cap_would_have_paid_what_was_refused(rig: Rig) -> None:
     (found,) = result.differences
     assert (found.domain, found.caller) == ("api.example.com", "uid:1000")
     assert (found.was, found.would_be) == (Verdict("cap_per_payment", 0), Verdict(None, 150_000))
-    assert entries[found.seq - 1].type == "x402.payment.attempt"
+    assert [e.type for e in entries if e.seq == found.seq] == ["x402.payment.attempt"]
 
 
 async def test_a_smaller_budget_would_have_refused_what_came_last(rig: Rig) -> None:
