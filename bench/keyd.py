@@ -14,10 +14,10 @@ from bench.process import Worker, resident_mb
 from bench.signing import NETWORK, SELLER, USDC, ManyClients, OneClient, sign_requests
 from bench.stack import SDK_PYTHON, keyd_with_wallet, product, sdk, sdk_versions
 from demo.stack import Keyd
-from keyd.assets import DEFAULT_ASSETS
-from keyd.eip3009 import authorize, digest
-from keyd.keystore import Payer
-from keyd.secret import Secret
+from keyd.core.assets import DEFAULT_ASSETS
+from keyd.core.eip3009 import authorize, digest
+from keyd.custody.keystore import Payer
+from keyd.custody.secret import Secret
 
 SIGNATURES = 300
 """In a round: about a second for one client, with an fsync for each."""

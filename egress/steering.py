@@ -19,7 +19,7 @@ _ONCE: Final = (INTENT, MAX, PAY)
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
-    """The headers of one request. keyd reads the texts (`keyd.applimits`); here they only have to be clear."""
+    """The headers of one request. keyd reads the texts (`keyd.core.applimits`); here they only have to be clear."""
 
     intent: str | None = None
     """Tells purchases apart that are otherwise the same request."""

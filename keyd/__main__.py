@@ -21,20 +21,21 @@ from typing import Final, NoReturn
 
 import structlog
 
-from keyd import config, kek, logs, passphrase
+from keyd import config, logs
 from keyd.admin import Admin
-from keyd.backup import Backups
 from keyd.configfile import ConfigError
-from keyd.custody import Custody
-from keyd.headkey import HeadKeyFile
+from keyd.custody import kek, passphrase
+from keyd.custody.backup import Backups
+from keyd.custody.headkey import HeadKeyFile
+from keyd.custody.keystore import Keystore
+from keyd.custody.rotation import Rotation
+from keyd.custody.wallets import Custody
 from keyd.heads import Heads
-from keyd.keystore import Keystore
-from keyd.listener import Listener
+from keyd.http.listener import Listener
+from keyd.http.quotas import Quotas, shares
 from keyd.peer import Roles
 from keyd.policies import Policies
 from keyd.process import descriptor_limit, forbid_dumps, lock_memory, raise_descriptor_limit
-from keyd.quotas import Quotas, shares
-from keyd.rotation import Rotation
 from keyd.server import Server
 from keyd.service import Service
 from keyd.service_manager import Notifier, unix_listener

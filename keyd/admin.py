@@ -16,14 +16,14 @@ import tomli_w
 
 from keyd import api, facts, proposals
 from keyd.api import Role
+from keyd.core.overrides import Document, Overrides, apply, beyond, wider
+from keyd.core.policy import Deny
 from keyd.domains import DomainPattern
 from keyd.facts import Kind
 from keyd.files import write_private
 from keyd.floods import Flood
-from keyd.overrides import Document, Overrides, apply, beyond, wider
 from keyd.peer import Peer
 from keyd.policies import Policies
-from keyd.policy import Deny
 from keyd.reasons import Reason
 from ledger.log import Ledger
 from ledger.transaction import Transaction

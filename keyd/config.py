@@ -10,14 +10,14 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSeriali
 from pydantic_settings import SettingsConfigDict
 
 from keyd import api, callers, configfile
-from keyd.applimits import Token
-from keyd.assets import DEFAULT_ASSETS, Asset, AssetTable
 from keyd.configfile import ConfigError
+from keyd.core.applimits import Token
+from keyd.core.assets import DEFAULT_ASSETS, Asset, AssetTable
+from keyd.core.evm import parse_address
+from keyd.core.money import format_usd, parse_usd
+from keyd.core.overrides import Limits, one_domain
+from keyd.core.policy import BudgetRule, Policy, PrepayRule
 from keyd.domains import DomainPattern
-from keyd.evm import parse_address
-from keyd.money import format_usd, parse_usd
-from keyd.overrides import Limits, one_domain
-from keyd.policy import BudgetRule, Policy, PrepayRule
 
 __all__ = ["ConfigError", "Settings", "load"]
 

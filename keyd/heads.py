@@ -15,8 +15,8 @@ from typing import Final
 
 import structlog
 
+from keyd.custody.headkey import HeadKey
 from keyd.files import sync_directory
-from keyd.headkey import HeadKey
 from ledger import note
 from ledger.chain import GENESIS, Head
 from ledger.errors import LedgerError, LedgerUnavailable, NoteRefused

@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Any, Final
 
 from keyd.api import SpendBy
-from keyd.eip3009 import Authorization
+from keyd.core.eip3009 import Authorization
 from ledger import entry
 from ledger.entry import Entry
 

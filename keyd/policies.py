@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlite3
 
 from keyd import facts
+from keyd.core.overrides import Document, Limits, Overrides, apply
+from keyd.core.policy import Policy
 from keyd.facts import Kind
-from keyd.overrides import Document, Limits, Overrides, apply
-from keyd.policy import Policy
 
 
 class Policies:

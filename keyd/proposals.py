@@ -9,10 +9,10 @@ import sqlite3
 from typing import Any, Final
 
 from keyd import api, facts
+from keyd.core.intent import Intent
+from keyd.core.offers import Offer
+from keyd.core.policy import Deny, approval_id
 from keyd.facts import Fact, Kind
-from keyd.intent import Intent
-from keyd.offers import Offer
-from keyd.policy import Deny, approval_id
 
 PENDING_S: Final = 24 * 3600
 """A question nobody answered in a day has lost its context."""

@@ -7,11 +7,11 @@ import sqlite3
 from typing import Final
 
 from keyd import api, payments, standing
-from keyd.intent import Intent, read_offers
-from keyd.keystore import Payer
-from keyd.money import format_token_amount, format_usd
-from keyd.offers import Offer
-from keyd.policy import Allow, Deny, Policy, admit, cheapest, decide
+from keyd.core.intent import Intent, read_offers
+from keyd.core.money import format_token_amount, format_usd
+from keyd.core.offers import Offer
+from keyd.core.policy import Allow, Deny, Policy, admit, cheapest, decide
+from keyd.custody.keystore import Payer
 
 QUOTES_PER_MINUTE: Final = 240
 """Of one user. A page of a marketplace asks for twenty at once; a loop must not keep the writer waiting."""

@@ -8,16 +8,17 @@ from __future__ import annotations
 import sqlite3
 from typing import Any, Final
 
-from keyd import api, attestations, eip3009, facts, proposals, sessions
-from keyd.attestations import Paid
-from keyd.eip3009 import Authorization
-from keyd.evidence import Evidence
+from keyd import api, facts, proposals, sessions
+from keyd.core import attestations, eip3009
+from keyd.core.attestations import Paid
+from keyd.core.eip3009 import Authorization
+from keyd.core.evidence import Evidence
+from keyd.core.intent import Intent
+from keyd.core.offers import Offer
+from keyd.core.policy import Allow, Deny, Standing
 from keyd.facts import Kind
-from keyd.intent import Intent
-from keyd.offers import Offer
 from keyd.payments import Payment
 from keyd.peer import Peer
-from keyd.policy import Allow, Deny, Standing
 from keyd.reasons import Reason
 from ledger.entry import Entry
 from ledger.transaction import Transaction

@@ -16,14 +16,14 @@ import structlog
 
 from keyd import api
 from keyd.admin import Admin
-from keyd.backup import Backups
+from keyd.custody.backup import Backups
+from keyd.custody.rotation import Rotation
 from keyd.floods import Flood
 from keyd.heads import Heads
-from keyd.http import Handlers, Refused, Request, Response, refusal, respond
+from keyd.http.messages import Handlers, Refused, Request, Response, refusal, respond
 from keyd.metrics import ANSWERED, CONTENT_TYPE, Metrics
 from keyd.peer import Roles
 from keyd.reasons import Reason
-from keyd.rotation import Rotation
 from keyd.routes.backup import BackupRoutes
 from keyd.routes.ledger import LedgerRoutes
 from keyd.routes.payments import PaymentRoutes

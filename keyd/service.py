@@ -12,18 +12,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from keyd import api, eip3009, evidence, payments, quotes, records, standing
-from keyd.custody import Custody
-from keyd.eip3009 import Authorization
-from keyd.evidence import Signed
+from keyd import api, payments, quotes, records, standing
+from keyd.core import eip3009, evidence
+from keyd.core.eip3009 import Authorization
+from keyd.core.evidence import Signed
+from keyd.core.intent import Intent
+from keyd.core.offers import Offer
+from keyd.core.policy import Allow, Deny, Policy, Standing, admit, decide, same_terms
+from keyd.custody.keystore import Payer
+from keyd.custody.wallets import Custody
 from keyd.floods import Flood
-from keyd.intent import Intent
-from keyd.keystore import Payer
-from keyd.offers import Offer
 from keyd.payments import Payment
 from keyd.peer import Peer
 from keyd.policies import Policies
-from keyd.policy import Allow, Deny, Policy, Standing, admit, decide, same_terms
 from keyd.reasons import Reason
 from ledger.log import Ledger
 from ledger.transaction import Transaction

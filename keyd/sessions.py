@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from keyd import api, facts
+from keyd.core.money import format_usd, parse_usd
+from keyd.core.policy import Deny, SessionStanding
 from keyd.facts import Fact, Kind
 from keyd.floods import Flood
-from keyd.money import format_usd, parse_usd
 from keyd.peer import Peer
-from keyd.policy import Deny, SessionStanding
 from keyd.reasons import Reason
 from ledger.log import Ledger
 from ledger.transaction import Transaction

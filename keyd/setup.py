@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from keyd import kek
-from keyd import passphrase as passphrases
 from keyd.config import Settings
+from keyd.custody import kek
+from keyd.custody import passphrase as passphrases
+from keyd.custody.kek import id_of_credential
 from keyd.files import make_private_directory
-from keyd.kek import id_of_credential
 from ledger.errors import LedgerError
 from ledger.log import Ledger
 

@@ -6,9 +6,9 @@ import sqlite3
 from typing import Final
 
 from keyd import facts, payments, sessions
+from keyd.core.intent import Intent
+from keyd.core.policy import Pin, Policy, Spent, Standing
 from keyd.facts import Kind
-from keyd.intent import Intent
-from keyd.policy import Pin, Policy, Spent, Standing
 
 RATE_WINDOW_S: Final = 60
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from keyd import api, facts, payments, proposals
-from keyd.assets import Asset, AssetTable
+from keyd.core.assets import Asset, AssetTable
+from keyd.core.money import format_token_amount, format_usd
+from keyd.core.policy import Policy
 from keyd.facts import Kind
-from keyd.money import format_token_amount, format_usd
 from keyd.payments import Payment
 from keyd.policies import Policies
-from keyd.policy import Policy
 from ledger.entry import Entry
 from ledger.log import Ledger
 

@@ -85,7 +85,7 @@ class SignRequest(Message):
     """When the application's request arrived, Unix time in microseconds. One that began before an identical one
     was answered is its parallel repeat, not a new purchase."""
     max_spend: Annotated[str, StringConstraints(max_length=256)] | None = None
-    """The application's X-402-Max, as it was written (`keyd.applimits`)."""
+    """The application's X-402-Max, as it was written (`keyd.core.applimits`)."""
     prefer: Annotated[str, StringConstraints(max_length=1024)] | None = None
     """The application's X-402-Pay, as it was written."""
     wallet_id: Label | None = None

@@ -11,7 +11,7 @@ from keyd.api.base import Hex32, Label, Message, Usd
 Hidden = Field(repr=False)
 """For members that must not get into a log by way of repr()."""
 Passphrase = Annotated[str, StringConstraints(min_length=12, max_length=1024)]
-"""What it protects leaves this machine, where it can be guessed at without limit: `keyd.scrypt.MIN_PASSPHRASE`."""
+"""What it protects leaves this machine, where it can be guessed at without limit: `keyd.custody.scrypt.MIN_PASSPHRASE`."""
 
 
 class WalletCreate(Message):

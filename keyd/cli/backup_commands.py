@@ -18,8 +18,8 @@ from keyd.cli.errors import CliError, os_fault, report
 from keyd.cli.key_sources import new_passphrase, read_line
 from keyd.cli.render import count, escaped
 from keyd.client import KeydClient
-from keyd.restore import Restored, RestoreError
-from keyd.restore import restore as put_in_place
+from keyd.custody.restore import Restored, RestoreError
+from keyd.custody.restore import restore as put_in_place
 from keyd.setup import SetupError, key_of_this_machine
 from ledger import kept
 from ledger.errors import LedgerError

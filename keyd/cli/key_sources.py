@@ -21,7 +21,7 @@ DEFAULT_DERIVATION_PATH = (
     "m/44'/60'/0'/0/0"  # BIP-44, coin 60 (Ethereum), first account: what wallets show first
 )
 
-MIN_PASSPHRASE = 12  # as `keyd.scrypt` has it
+MIN_PASSPHRASE = 12  # as `keyd.custody.scrypt` has it
 
 _HEX_KEY = re.compile(r"(?:0x)?([0-9a-fA-F]{64})")
 

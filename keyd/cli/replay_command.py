@@ -16,7 +16,7 @@ from keyd.cli.payment_commands import first_day, since_option
 from keyd.cli.render import count, table, usd_of_micros
 from keyd.client import KeydClient
 from keyd.config import ConfigError
-from keyd.whatif import Difference, Replay, Replayer, Totals
+from keyd.core.whatif import Difference, Replay, Replayer, Totals
 
 BEGINNING: Final = "0000-00-00"
 

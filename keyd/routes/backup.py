@@ -6,9 +6,9 @@ import asyncio
 import base64
 
 from keyd import api
-from keyd.backup import Backups
-from keyd.http import Handlers, Refused, Request, Response, number, parse, respond
-from keyd.policy import Deny
+from keyd.core.policy import Deny
+from keyd.custody.backup import Backups
+from keyd.http.messages import Handlers, Refused, Request, Response, number, parse, respond
 from keyd.reasons import Reason
 
 

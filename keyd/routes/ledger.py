@@ -7,7 +7,7 @@ from typing import Final
 
 from keyd import api
 from keyd.heads import Heads
-from keyd.http import Handlers, Request, Response, number, parse, respond
+from keyd.http.messages import Handlers, Request, Response, number, parse, respond
 from keyd.views import ledger_entry
 from ledger.chain import Head
 from ledger.errors import LedgerError

@@ -8,11 +8,12 @@ from typing import Final
 
 from pydantic_core import from_json
 
-from keyd import api, flat
-from keyd.http import Handlers, Refused, Request, Response, first_mistake, number, parse, respond
-from keyd.intent import Intent, from_flat, from_request
-from keyd.money import format_token_amount, format_usd
-from keyd.policy import Deny
+from keyd import api
+from keyd.core import flat
+from keyd.core.intent import Intent, from_flat, from_request
+from keyd.core.money import format_token_amount, format_usd
+from keyd.core.policy import Deny
+from keyd.http.messages import Handlers, Refused, Request, Response, first_mistake, number, parse, respond
 from keyd.reasons import Reason
 from keyd.service import Authorized, Service
 from keyd.views import Views

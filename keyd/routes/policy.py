@@ -8,9 +8,9 @@ from pydantic import BaseModel
 
 from keyd import api
 from keyd.admin import Admin
-from keyd.http import Handlers, Refused, Request, Response, parse, respond
+from keyd.core.policy import Deny
+from keyd.http.messages import Handlers, Refused, Request, Response, parse, respond
 from keyd.peer import Roles
-from keyd.policy import Deny
 from keyd.reasons import Reason
 from keyd.service import Service
 from keyd.views import Views

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from keyd import api, quotes
 from keyd.api import Role
+from keyd.core.policy import Deny
 from keyd.floods import Flood
-from keyd.http import Handlers, Refused, Request, Response, parse, respond
+from keyd.http.messages import Handlers, Refused, Request, Response, parse, respond
 from keyd.peer import Roles
-from keyd.policy import Deny
 from keyd.reasons import Reason
 from keyd.service import Service
 from keyd.sessions import Sessions

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from keyd import api
-from keyd.http import Handlers, Refused, Request, Response, parse, respond
-from keyd.policy import Deny
+from keyd.core.policy import Deny
+from keyd.http.messages import Handlers, Refused, Request, Response, parse, respond
 from keyd.signins import SignIns
 
 

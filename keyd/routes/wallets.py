@@ -8,12 +8,12 @@ from collections.abc import Callable
 from pydantic import BaseModel
 
 from keyd import api
-from keyd.custody import Custody
-from keyd.http import Handlers, Refused, Request, Response, parse, respond
-from keyd.keystore import parse_private_key
-from keyd.policy import Deny
+from keyd.core.policy import Deny
+from keyd.custody.keystore import parse_private_key
+from keyd.custody.rotation import Rotation
+from keyd.custody.wallets import Custody
+from keyd.http.messages import Handlers, Refused, Request, Response, parse, respond
 from keyd.reasons import Reason
-from keyd.rotation import Rotation
 from keyd.views import Views
 
 _STATUS = {Reason.WALLET_MISSING: 404, Reason.WALLET_EXISTS: 409, Reason.CONFIRMATION_WRONG: 400}

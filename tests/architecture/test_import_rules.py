@@ -17,23 +17,26 @@ ROOT = Path(__file__).resolve().parents[2]
 RULES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
 
 OFFENCES = {
-    "egress knows keyd by its socket contract alone": ("egress/addon.py", "keyd.keystore"),
+    "egress knows keyd by its socket contract alone": ("egress/addon.py", "keyd.custody.keystore"),
     "reconcile knows keyd by its socket contract alone": ("reconcile/chain.py", "ledger.log"),
     "the bridge knows keyd by its socket contract alone": ("bridge/tools.py", "keyd.config"),
     "keyd knows no bridge, but for the marketplace that keyctl shows": ("keyd/server.py", "bridge.untrusted"),
-    "keyctl asks keyd, and reads no key and no policy by itself": ("keyd/cli/app.py", "keyd.keystore"),
-    "ledger knows nobody": ("ledger/log.py", "keyd.money"),
-    "the pure core does no I/O, and gets clock and randomness as arguments": ("keyd/money.py", "time"),
+    "keyctl asks keyd, and reads no key and no policy by itself": (
+        "keyd/cli/app.py",
+        "keyd.custody.keystore",
+    ),
+    "ledger knows nobody": ("ledger/log.py", "keyd.core.money"),
+    "the pure core does no I/O, and gets clock and randomness as arguments": ("keyd/core/money.py", "time"),
     "keyd, ledger and reconcile stay clear of the proxy and of other HTTP clients": (
         "keyd/service.py",
         "requests",
     ),
     "the daemons do not load eth_account: 42 MB, and a second implementation of signing": (
-        "keyd/eip3009.py",
+        "keyd/core/eip3009.py",
         "eth_account",
     ),
     "the daemon with the keys speaks h11, and does not load aiohttp: 13 MB, and a client for networks": (
-        "keyd/listener.py",
+        "keyd/http/listener.py",
         "aiohttp",
     ),
     "nothing that is installed leans on tests, demo, bench or tools": ("egress/addon.py", "demo.seller"),

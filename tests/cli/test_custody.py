@@ -17,7 +17,7 @@ import pytest
 
 from keyd import api
 from keyd.cli import chain, kek_commands
-from keyd.kek import Kek
+from keyd.custody.kek import Kek
 
 ADDRESS = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"
 USDC = "0x036CbD53842c5426634e7929541eC2318f3dCF7e"

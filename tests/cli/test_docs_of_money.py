@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from keyd import api, eip3009, evidence, payments, policy, proposals
+from keyd import api, payments, proposals
+from keyd.core import eip3009, evidence, policy
+from keyd.core.intent import Intent, from_request
+from keyd.core.policy import Allow, BudgetRule, Deny, Pin, Policy, SessionStanding, Spent, Standing, decide
 from keyd.domains import DomainPattern
-from keyd.intent import Intent, from_request
-from keyd.policy import Allow, BudgetRule, Deny, Pin, Policy, SessionStanding, Spent, Standing, decide
 from ledger import states
 from tests.keyd.conftest import PAYER, POLICY, SELLER, USDC, offer, sign_request
 

@@ -28,13 +28,14 @@ from bridge.web import NotAnswered, Page
 from egress import steering, strictjson, x402
 from egress.destinations import is_private, normal_host
 from egress.identity import session_digest, verified_name
-from keyd import api, intent
-from keyd.applimits import AppLimits
-from keyd.connection import Connection
+from keyd import api
+from keyd.core import intent
+from keyd.core.applimits import AppLimits
+from keyd.core.policy import Allow, Standing, decide
 from keyd.domains import DomainPattern
-from keyd.http import Request, Response
+from keyd.http.connection import Connection
+from keyd.http.messages import Request, Response
 from keyd.peer import Peer
-from keyd.policy import Allow, Standing, decide
 from tests.fuzz.proxy import Exchange
 from tests.keyd.conftest import PAYER, POLICY
 

@@ -15,27 +15,28 @@ from typing import Any
 import aiohttp
 import pytest
 
-from keyd import api, kek
+from keyd import api
 from keyd.admin import Admin
 from keyd.api import Role
-from keyd.assets import DEFAULT_ASSETS, AssetTable
-from keyd.backup import Backups
 from keyd.client import KeydClient
-from keyd.custody import Custody
+from keyd.core.assets import DEFAULT_ASSETS, AssetTable
+from keyd.core.intent import Intent, from_request
+from keyd.core.overrides import Limits
+from keyd.core.policy import Deny, Policy
+from keyd.custody import kek
+from keyd.custody.backup import Backups
+from keyd.custody.headkey import HeadKey
+from keyd.custody.kek import Kek
+from keyd.custody.keystore import Keystore, parse_private_key
+from keyd.custody.rotation import Rotation
+from keyd.custody.secret import Secret
+from keyd.custody.wallets import Custody
 from keyd.domains import DomainPattern
-from keyd.headkey import HeadKey
 from keyd.heads import Heads
-from keyd.intent import Intent, from_request
-from keyd.kek import Kek
-from keyd.keystore import Keystore, parse_private_key
-from keyd.listener import Listener
-from keyd.overrides import Limits
+from keyd.http.listener import Listener
+from keyd.http.quotas import SHARES, Quotas, Share
 from keyd.peer import Peer, Roles
 from keyd.policies import Policies
-from keyd.policy import Deny, Policy
-from keyd.quotas import SHARES, Quotas, Share
-from keyd.rotation import Rotation
-from keyd.secret import Secret
 from keyd.server import Server
 from keyd.service import Authorized, Service
 from keyd.views import Views

@@ -12,11 +12,12 @@ import time
 from pathlib import Path
 from typing import Final
 
-from keyd import api, files, kek
-from keyd.custody import Custody
-from keyd.keystore import Keystore
+from keyd import api, files
+from keyd.custody import kek
+from keyd.custody.keystore import Keystore
+from keyd.custody.rotation import Rotation
+from keyd.custody.wallets import Custody
 from keyd.peer import Peer
-from keyd.rotation import Rotation
 from ledger.log import Ledger
 
 LABELS: Final = ("a", "b", "c")

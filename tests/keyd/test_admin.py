@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from keyd import api
 from keyd.admin import AGENT_CHANGES_PER_MINUTE, MAX_OVERRIDES
 from keyd.api import Role
+from keyd.core.overrides import Limits, Overrides, apply, beyond, wider
+from keyd.core.policy import Deny, Policy
 from keyd.domains import DomainPattern
-from keyd.overrides import Limits, Overrides, apply, beyond, wider
 from keyd.peer import Peer
-from keyd.policy import Deny, Policy
 from keyd.reasons import Reason
 from tests.keyd.conftest import POLICY, Rig, offer
 

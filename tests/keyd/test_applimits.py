@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyd.applimits import AppLimits
-from keyd.assets import DEFAULT_ASSETS
-from keyd.offers import Offer
+from keyd.core.applimits import AppLimits
+from keyd.core.assets import DEFAULT_ASSETS
+from keyd.core.offers import Offer
 from keyd.reasons import Reason
 from tests.keyd.conftest import SELLER, Rig, offer
 

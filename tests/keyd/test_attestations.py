@@ -12,8 +12,8 @@ from eth_account.messages import encode_typed_data
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyd import attestations
-from keyd.attestations import Paid, offer_evidence, receipt_evidence
+from keyd.core import attestations
+from keyd.core.attestations import Paid, offer_evidence, receipt_evidence
 from ledger import canonical
 from tests.keyd.conftest import NETWORK, NOON_US, PAYER, USDC, Rig, offer
 

@@ -15,16 +15,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyd import api, kek, restore, scrypt
+from keyd import api
 from keyd.config import Settings
-from keyd.kek import Kek
-from keyd.keystore import Keystore
+from keyd.core.policy import Deny
+from keyd.custody import kek, restore, scrypt
+from keyd.custody.kek import Kek
+from keyd.custody.keystore import Keystore
+from keyd.custody.restore import Restored, RestoreError
+from keyd.custody.stream import OpeningReader, SealingWriter, StreamError
 from keyd.peer import Peer
-from keyd.policy import Deny
 from keyd.reasons import Reason
-from keyd.restore import Restored, RestoreError
 from keyd.setup import SetupError, initialise, key_of_this_machine
-from keyd.stream import OpeningReader, SealingWriter, StreamError
 from ledger.chain import Head
 from ledger.errors import LedgerError
 from ledger.log import Ledger
@@ -343,7 +344,7 @@ def test_a_stream_that_was_changed_does_not_open(change: Callable[[bytes, int], 
 
 
 async def test_the_endpoint_gives_the_parts(rig: Rig) -> None:
-    from keyd.http import Request
+    from keyd.http.messages import Request
     from keyd.routes.backup import BackupRoutes
 
     made = await rig.backups.make(ADMIN, PASSPHRASE)

@@ -11,7 +11,7 @@ import pytest
 
 from keyd import callers, config
 from keyd.configfile import ConfigError
-from keyd.policy import BudgetRule
+from keyd.core.policy import BudgetRule
 from keyd.reasons import Reason
 from tests.keyd.conftest import Rig, offer
 

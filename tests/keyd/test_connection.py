@@ -14,13 +14,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keyd import connection
 from keyd.api import MAX_BODY, Role
 from keyd.client import KeydClient, KeydRefused
-from keyd.http import Refused, Request, Response, refusal
-from keyd.listener import TURNED_AWAY_AT_ONCE, Listener
+from keyd.http import connection
+from keyd.http.listener import TURNED_AWAY_AT_ONCE, Listener
+from keyd.http.messages import Refused, Request, Response, refusal
+from keyd.http.quotas import Place, Quotas, Share
 from keyd.peer import Peer, Roles
-from keyd.quotas import Place, Quotas, Share
 
 GET = b"GET /health HTTP/1.1\r\nHost: keyd\r\n\r\n"
 HEAD = b"POST /x402/sign HTTP/1.1\r\nHost: keyd\r\n"

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from eth_account import Account
 
-from keyd import api, ethkeystore, scrypt
-from keyd.custody import Custody
-from keyd.keystore import parse_private_key
+from keyd import api
+from keyd.core.policy import Deny
+from keyd.custody import ethkeystore, scrypt
+from keyd.custody.keystore import parse_private_key
+from keyd.custody.wallets import Custody
 from keyd.peer import Peer
-from keyd.policy import Deny
 from keyd.reasons import Reason
 from keyd.service import Authorized
 from ledger.errors import LedgerUnavailable

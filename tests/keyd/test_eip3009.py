@@ -7,11 +7,11 @@ from eth_account.messages import encode_typed_data
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keyd import eip3009
-from keyd.assets import DEFAULT_ASSETS, Asset, TransferMethod
-from keyd.eip3009 import Authorization
-from keyd.evm import checksum_address
-from keyd.keystore import Payer, parse_private_key
+from keyd.core import eip3009
+from keyd.core.assets import DEFAULT_ASSETS, Asset, TransferMethod
+from keyd.core.eip3009 import Authorization
+from keyd.core.evm import checksum_address
+from keyd.custody.keystore import Payer, parse_private_key
 
 DEV_KEY = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 BASE_SEPOLIA_USDC = next(a for a in DEFAULT_ASSETS if a.network == "eip155:84532")

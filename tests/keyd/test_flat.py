@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyd import flat
-from keyd.assets import DEFAULT_ASSETS, AssetTable
-from keyd.offers import Offer, PaymentRequirements, Unpayable, judge
+from keyd.core import flat
+from keyd.core.assets import DEFAULT_ASSETS, AssetTable
+from keyd.core.offers import Offer, PaymentRequirements, Unpayable, judge
 from keyd.reasons import Reason
 from tests.keyd.conftest import NETWORK, PAYER, SELLER, USDC
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from keyd import heads
-from keyd.headkey import HeadKey, HeadKeyFile
+from keyd.custody.headkey import HeadKey, HeadKeyFile
+from keyd.custody.kek import Kek
+from keyd.custody.secret import Secret
 from keyd.heads import Heads
-from keyd.kek import Kek
-from keyd.secret import Secret
 from ledger import kept, note
 from ledger.errors import LedgerError, LedgerUnavailable
 from ledger.log import Ledger

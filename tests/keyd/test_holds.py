@@ -9,13 +9,13 @@ import pytest
 
 from keyd import proposals
 from keyd.api import Decided, Role
-from keyd.applimits import Token
-from keyd.assets import DEFAULT_ASSETS
+from keyd.core.applimits import Token
+from keyd.core.assets import DEFAULT_ASSETS
+from keyd.core.offers import Offer
+from keyd.core.policy import BudgetRule, Deny, approval_id
 from keyd.domains import DomainPattern
 from keyd.facts import Kind
-from keyd.offers import Offer
 from keyd.payments import COOL_DOWN_S
-from keyd.policy import BudgetRule, Deny, approval_id
 from keyd.reasons import Reason
 from keyd.service import Authorized
 from tests.keyd.conftest import EGRESS, PAYER, Rig, intent, offer

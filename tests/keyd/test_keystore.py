@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from keyd import kek
-from keyd.kek import Kek
-from keyd.keystore import Keystore, WalletExists, WalletMissing, WalletUnreadable, parse_private_key
-from keyd.secret import Secret
+from keyd.custody import kek
+from keyd.custody.kek import Kek
+from keyd.custody.keystore import Keystore, WalletExists, WalletMissing, WalletUnreadable, parse_private_key
+from keyd.custody.secret import Secret
 
 DEV_KEY = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 DEV_ADDRESS = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"

@@ -21,10 +21,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from keyd import api
 from keyd.api import Role
-from keyd.evidence import RELEASE_MARGIN_S
+from keyd.core.evidence import RELEASE_MARGIN_S
+from keyd.core.policy import Policy
 from keyd.payments import SETTLE_MARGIN_S, budget_day
 from keyd.policies import Policies
-from keyd.policy import Policy
 from keyd.service import Authorized
 from ledger.verify import verify
 from tests.keyd.conftest import EGRESS, POLICY, Clock, Entropy, assemble, intent, offer

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyd import money
+from keyd.core import money
 
 ATOMIC = st.integers(1, 2**256 - 1)
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyd.assets import DEFAULT_ASSETS, V1_NETWORKS, Asset, AssetTable
-from keyd.offers import Offer, PaymentRequirements, Unpayable, judge
+from keyd.core.assets import DEFAULT_ASSETS, V1_NETWORKS, Asset, AssetTable
+from keyd.core.offers import Offer, PaymentRequirements, Unpayable, judge
 from keyd.reasons import Reason
 from ledger import canonical
 

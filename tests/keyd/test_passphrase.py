@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from keyd import kek, passphrase, process, scrypt
-from keyd.kek import KekError, Kind
+from keyd import process
+from keyd.custody import kek, passphrase, scrypt
+from keyd.custody.kek import KekError, Kind
 
 PASSPHRASE = "correct horse bättery"
 

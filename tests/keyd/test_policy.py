@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyd import policy
-from keyd.policy import Allow, Deny, Spent, Standing, decide
+from keyd.core import policy
+from keyd.core.policy import Allow, Deny, Spent, Standing, decide
 from keyd.reasons import Reason
 from tests.keyd.conftest import PAYER, POLICY, intent, offer
 

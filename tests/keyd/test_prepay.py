@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from keyd import api
-from keyd.policy import Deny, PrepayRule
+from keyd.core.policy import Deny, PrepayRule
 from keyd.reasons import Reason
 from keyd.service import Authorized
 from tests.keyd.conftest import EGRESS, Rig, offer

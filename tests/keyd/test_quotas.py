@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyd import connection, listener
 from keyd.api import MAX_BODY, Role
+from keyd.http import connection, listener
+from keyd.http.quotas import OWN_DESCRIPTORS, SHARES, Place, Quotas, Share, shares
 from keyd.peer import Peer, Roles
-from keyd.quotas import OWN_DESCRIPTORS, SHARES, Place, Quotas, Share, shares
 
 EGRESS, AGENT, OTHER_AGENT, STRANGER, MANY = 991, 1000, 1001, 2000, 3000
 UIDS = {

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keyd import api, quotes
+from keyd.core.policy import Deny, Policy
 from keyd.domains import DomainPattern
-from keyd.policy import Deny, Policy
 from keyd.reasons import Reason
 from keyd.service import Authorized
 from keyd.sessions import Sessions

@@ -23,7 +23,7 @@ import pytest
 
 from demo.programs import BIN, Program
 from keyd import api
-from keyd.quotas import SHARES
+from keyd.http.quotas import SHARES
 from tests.keyd.conftest import sign_request
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become other users")

@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from keyd import api, files, kek, scrypt
-from keyd.kek import Kek, KekError
-from keyd.keystore import WalletUnreadable
+from keyd import api, files
+from keyd.core.policy import Deny
+from keyd.custody import kek, scrypt
+from keyd.custody.kek import Kek, KekError
+from keyd.custody.keystore import WalletUnreadable
 from keyd.peer import Peer
-from keyd.policy import Deny
 from keyd.reasons import Reason
 from tests.keyd.conftest import Rig
 from tests.keyd.support_custody import LABELS, PASSPHRASE, Vault

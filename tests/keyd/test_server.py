@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from eth_account import Account
 
-from keyd import api, eip3009
+from keyd import api
 from keyd.api import Role
-from keyd.assets import DEFAULT_ASSETS
 from keyd.client import KeydClient, KeydRefused, KeydUnreachable
+from keyd.core import eip3009
+from keyd.core.assets import DEFAULT_ASSETS
 from keyd.floods import WINDOW_US
 from keyd.peer import Roles
 from keyd.quotes import QUOTES_PER_MINUTE

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from keyd import api
+from keyd.core.evidence import RELEASE_MARGIN_S
+from keyd.core.policy import Deny
 from keyd.domains import DomainPattern
-from keyd.evidence import RELEASE_MARGIN_S
 from keyd.payments import SETTLE_MARGIN_S
-from keyd.policy import Deny
 from keyd.reasons import Reason
 from keyd.service import REFUSALS_PER_MINUTE, Authorized
 from ledger.errors import LedgerUnavailable
@@ -45,7 +45,9 @@ async def test_nothing_is_signed_if_the_entry_cannot_be_written(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signed: list[bytes] = []
-    monkeypatch.setattr("keyd.keystore.Payer.sign", lambda _self, digest: signed.append(digest) or "0x")
+    monkeypatch.setattr(
+        "keyd.custody.keystore.Payer.sign", lambda _self, digest: signed.append(digest) or "0x"
+    )
     rig.ledger.close()
     with pytest.raises(LedgerUnavailable):
         await rig.pay()

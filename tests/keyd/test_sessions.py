@@ -13,14 +13,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keyd import api, policy
-from keyd.evidence import RELEASE_MARGIN_S
+from keyd import api
+from keyd.core import policy
+from keyd.core.evidence import RELEASE_MARGIN_S
+from keyd.core.policy import Deny
+from keyd.core.whatif import replay
 from keyd.peer import Peer
-from keyd.policy import Deny
 from keyd.reasons import Reason
 from keyd.service import Authorized
 from keyd.sessions import MAX_OPEN_OF_CALLER, OPENINGS_PER_MINUTE, Sessions
-from keyd.whatif import replay
 from ledger.export import Period, export_file
 from ledger.verify import verify
 from tests.keyd.conftest import EGRESS, PAYER, POLICY, Clock, Entropy, Rig, offer

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from keyd import kek
 from keyd.config import Settings
-from keyd.keystore import Keystore
+from keyd.custody import kek
+from keyd.custody.keystore import Keystore
 from keyd.setup import SetupError, initialise, refuse_lost_ledger
 from ledger.errors import LedgerError
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from eth_account import Account
 
-from keyd import api, siwe
-from keyd.eip3009 import Authorization
-from keyd.policy import Deny
+from keyd import api
+from keyd.core import siwe
+from keyd.core.eip3009 import Authorization
+from keyd.core.policy import Deny
 from keyd.reasons import Reason
 from keyd.signins import SIGN_INS_PER_MINUTE, SignIns
 from ledger.errors import LedgerError
@@ -100,7 +101,7 @@ async def test_without_its_entry_there_is_no_signature(
     customer: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signed: list[bytes] = []
-    monkeypatch.setattr("keyd.keystore.Payer.sign", lambda _, digest: signed.append(digest))
+    monkeypatch.setattr("keyd.custody.keystore.Payer.sign", lambda _, digest: signed.append(digest))
 
     def fails(*_: object) -> None:
         raise LedgerError("disk full")

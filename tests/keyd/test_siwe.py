@@ -12,10 +12,10 @@ from eth_account.messages import encode_defunct
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyd import eip3009, siwe
 from keyd.api import Origin
-from keyd.assets import DEFAULT_ASSETS
-from keyd.evm import keccak256
+from keyd.core import eip3009, siwe
+from keyd.core.assets import DEFAULT_ASSETS
+from keyd.core.evm import keccak256
 from tests.keyd.conftest import NETWORK, PAYER
 
 NOW = 1_795_262_400

@@ -17,15 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyd import api
+from keyd.core.evidence import RELEASE_MARGIN_S
+from keyd.core.intent import Intent
+from keyd.core.policy import BudgetRule, Deny, Policy
+from keyd.core.whatif import NOT_REPLAYED, RATE_WINDOW_S, REPEATS, Totals, Verdict, intent_of, replay
 from keyd.domains import DomainPattern
-from keyd.evidence import RELEASE_MARGIN_S
-from keyd.intent import Intent
 from keyd.policies import Policies
-from keyd.policy import BudgetRule, Deny, Policy
 from keyd.reasons import Reason
 from keyd.service import Authorized
 from keyd.standing import RATE_WINDOW_S as RATE_WINDOW_OF_KEYD
-from keyd.whatif import NOT_REPLAYED, RATE_WINDOW_S, REPEATS, Totals, Verdict, intent_of, replay
 from ledger.entry import Entry
 from tests.keyd.conftest import EGRESS, PAYER, POLICY, SELLER, Clock, Entropy, Rig, assemble, intent, offer
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from keyd import eip3009
-from keyd.assets import DEFAULT_ASSETS, Asset
+from keyd.core import eip3009
+from keyd.core.assets import DEFAULT_ASSETS, Asset
 from tests.real.support.counterparts import ask_oracle
 
 pytestmark = pytest.mark.real

@@ -25,8 +25,8 @@ from aiohttp import web
 
 from demo.stack import Egress
 from keyd.api import Role
+from keyd.custody.keystore import parse_private_key
 from keyd.domains import DomainPattern
-from keyd.keystore import parse_private_key
 from keyd.peer import Peer, Roles
 from keyd.server import Server
 from tests.keyd.conftest import POLICY, Clock, Rig, listening, make_rig

@@ -10,7 +10,7 @@ import pytest
 from eth_account import Account
 from eth_account.messages import encode_typed_data
 
-from keyd.assets import DEFAULT_ASSETS
+from keyd.core.assets import DEFAULT_ASSETS
 from tests.real.support.clients import fetch
 from tests.real.support.counterparts import Chain
 from tests.real.support.payer import Payer

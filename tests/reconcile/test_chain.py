@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keyd.api import OpenPayment
-from keyd.evm import keccak256
+from keyd.core.evm import keccak256
 from reconcile import chain
 from reconcile.chain import Block
 from reconcile.faults import NodeFault

@@ -16,7 +16,7 @@ import tomli_w
 from demo.programs import Program
 from keyd import api
 from keyd.client import KeydClient
-from keyd.money import format_usd, parse_usd
+from keyd.core.money import format_usd, parse_usd
 from tests.abuse.support.pki import Pki
 from tests.abuse.support.seller import Seller
 from tests.egress.support.client import App

@@ -1,6 +1,6 @@
 """HTTP messages as keyd's endpoints see them: a request with the peer that sent it, answers, refusals.
 
-How they travel is the matter of `keyd.connection`.
+How they travel is the matter of `keyd.http.connection`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from keyd import api
-from keyd.assets import V1_NETWORKS
+from keyd.core.assets import V1_NETWORKS
 
 State = Literal["settled", "refused", "unknown"]
 

@@ -9,11 +9,11 @@ from typing import Final
 
 import structlog
 
-from keyd.connection import Answer, Connection
 from keyd.floods import Flood
-from keyd.http import Refused
+from keyd.http.connection import Answer, Connection
+from keyd.http.messages import Refused
+from keyd.http.quotas import Place, Quotas
 from keyd.peer import Peer, peer_of
-from keyd.quotas import Place, Quotas
 from keyd.reasons import Reason
 
 BACKLOG: Final = 1024

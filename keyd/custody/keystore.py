@@ -4,7 +4,7 @@ Label, address and version are authenticated with the key: a file that was renam
 another wallet's does not open.
 
 While the KEK is being changed a file holds the same key more than once, sealed under each KEK, the oldest first
-(docs/adr/0012). What may be signed with which wallet is decided by the record, in `keyd.custody`.
+(docs/adr/0012). What may be signed with which wallet is decided by the record, in `keyd.custody.wallets`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import coincurve
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from keyd.evm import address_of
+from keyd.core.evm import address_of
+from keyd.custody.kek import Kek
+from keyd.custody.secret import Secret
 from keyd.files import make_private_directory, sweep_temporary, write_private
-from keyd.kek import Kek
-from keyd.secret import Secret
 
 VERSION: Final = 2
 _NONCE_BYTES: Final = 12
@@ -52,7 +52,7 @@ class WalletInfo:
 
 
 class Payer:
-    """An opened wallet: knows its address and signs 32-byte digests made by `keyd.eip3009` and `keyd.siwe`."""
+    """An opened wallet: knows its address and signs 32-byte digests made by `keyd.core.eip3009` and `keyd.core.siwe`."""
 
     __slots__ = ("_key", "address", "label")
 

@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeGuard
 
-from keyd.assets import V1_NETWORKS, Asset, AssetTable, TransferMethod
-from keyd.evm import ZERO_ADDRESS, parse_address
-from keyd.money import parse_atomic, usd_micros
+from keyd.core.assets import V1_NETWORKS, Asset, AssetTable, TransferMethod
+from keyd.core.evm import ZERO_ADDRESS, parse_address
+from keyd.core.money import parse_atomic, usd_micros
 from keyd.reasons import Reason
 
 _CAIP2_EVM: Final = re.compile(r"eip155:[1-9][0-9]{0,18}", re.ASCII)

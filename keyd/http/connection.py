@@ -15,7 +15,7 @@ from typing import Final
 import h11
 
 from keyd.api import MAX_BODY
-from keyd.http import Refused, Request, Response, refusal
+from keyd.http.messages import Refused, Request, Response, refusal
 from keyd.peer import Peer
 from keyd.reasons import Reason
 

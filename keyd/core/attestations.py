@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 import coincurve
 
-from keyd.evm import address_of, keccak256
+from keyd.core.evm import address_of, keccak256
 
 MAX_OFFERS: Final = 16
 """Signed offers looked at in one 402, as offers."""

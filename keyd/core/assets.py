@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from keyd.money import MICROS_PER_USD
+from keyd.core.money import MICROS_PER_USD
 
 
 class TransferMethod(StrEnum):

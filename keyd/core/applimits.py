@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from keyd.assets import V1_NETWORKS, Asset
-from keyd.money import format_token_amount, format_usd, parse_token_amount, parse_usd
-from keyd.offers import Offer
+from keyd.core.assets import V1_NETWORKS, Asset
+from keyd.core.money import format_token_amount, format_usd, parse_token_amount, parse_usd
+from keyd.core.offers import Offer
 
 _SYMBOL: Final = re.compile(r"[A-Za-z0-9.$_-]{1,16}", re.ASCII)
 _CAIP2: Final = re.compile(r"eip155:[1-9][0-9]{0,18}", re.ASCII)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Final
 
-from keyd.assets import Asset
-from keyd.evm import keccak256
-from keyd.money import MAX_UINT256
+from keyd.core.assets import Asset
+from keyd.core.evm import keccak256
+from keyd.core.money import MAX_UINT256
 
 MAX_WINDOW_S: Final = 600
 """Longest life of an authorization, whatever maxTimeoutSeconds says: its budget is held at least as long."""

@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.ciphers import Cipher
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
-from keyd import scrypt
-from keyd.evm import keccak256
-from keyd.secret import Secret
+from keyd.core.evm import keccak256
+from keyd.custody import scrypt
+from keyd.custody.secret import Secret
 
 
 def encrypt(key: Secret, address: str, passphrase: str, entropy: Callable[[int], bytes]) -> dict[str, Any]:

@@ -19,14 +19,14 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
 from keyd import facts
-from keyd.backup import BESIDE, CONFIG, HEAD_KEY, LEDGER, MANIFEST, VERSION
 from keyd.config import Settings
+from keyd.custody.backup import BESIDE, CONFIG, HEAD_KEY, LEDGER, MANIFEST, VERSION
+from keyd.custody.headkey import HeadKeyFile
+from keyd.custody.kek import Kek
+from keyd.custody.keystore import Keystore, WalletMissing, WalletUnreadable
+from keyd.custody.stream import OpeningReader, StreamError
 from keyd.facts import Kind
 from keyd.files import make_private_directory, sync_directory
-from keyd.headkey import HeadKeyFile
-from keyd.kek import Kek
-from keyd.keystore import Keystore, WalletMissing, WalletUnreadable
-from keyd.stream import OpeningReader, StreamError
 from ledger import store
 from ledger.chain import Head
 from ledger.errors import LedgerError

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-from keyd.assets import V1_NETWORKS, Asset, AssetTable
-from keyd.money import parse_token_amount
-from keyd.offers import Offer, PaymentRequirements, Unpayable
+from keyd.core.assets import V1_NETWORKS, Asset, AssetTable
+from keyd.core.money import parse_token_amount
+from keyd.core.offers import Offer, PaymentRequirements, Unpayable
 from keyd.reasons import Reason
 
 SHORTEST_S: Final = 10

@@ -22,14 +22,14 @@ from typing import Any
 import structlog
 
 from keyd import api, facts
-from keyd.custody import Custody
+from keyd.core.policy import Deny
+from keyd.custody.headkey import HeadKeyFile
+from keyd.custody.kek import KEK_BYTES, Kek, Source
+from keyd.custody.kek import Kind as SourceKind
+from keyd.custody.keystore import WalletMissing, WalletUnreadable
+from keyd.custody.wallets import Custody
 from keyd.facts import Kind
-from keyd.headkey import HeadKeyFile
-from keyd.kek import KEK_BYTES, Kek, Source
-from keyd.kek import Kind as SourceKind
-from keyd.keystore import WalletMissing, WalletUnreadable
 from keyd.peer import Peer
-from keyd.policy import Deny
 from keyd.reasons import Reason
 from ledger.errors import LedgerError
 from ledger.log import Ledger

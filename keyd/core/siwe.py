@@ -16,7 +16,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from keyd.api import Origin
-from keyd.evm import keccak256
+from keyd.core.evm import keccak256
 
 VALID_S: Final = 300
 """Longest life of a sign-in. Official servers refuse a challenge that is older, too."""

@@ -17,7 +17,7 @@ from typing import BinaryIO, Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from keyd import scrypt
+from keyd.custody import scrypt
 
 _MAGIC: Final = b"osmoda-backup/v1 "
 _CHUNK: Final = 64 * 1024

@@ -15,9 +15,9 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from keyd.custody.kek import Kek
+from keyd.custody.secret import Secret
 from keyd.files import write_private
-from keyd.kek import Kek
-from keyd.secret import Secret
 from ledger import note
 from ledger.errors import LedgerError
 from ledger.note import Checkpoint, Key

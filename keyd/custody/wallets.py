@@ -14,13 +14,14 @@ from typing import Any, Final
 
 import structlog
 
-from keyd import api, ethkeystore, facts, payments
+from keyd import api, facts, payments
+from keyd.core.policy import Deny
+from keyd.custody import ethkeystore
+from keyd.custody.keystore import Keystore, Payer, WalletExists, WalletInfo, WalletMissing, WalletUnreadable
+from keyd.custody.secret import Secret
 from keyd.facts import Kind
-from keyd.keystore import Keystore, Payer, WalletExists, WalletInfo, WalletMissing, WalletUnreadable
 from keyd.peer import Peer
-from keyd.policy import Deny
 from keyd.reasons import Reason
-from keyd.secret import Secret
 from ledger.log import Ledger
 from ledger.transaction import Transaction
 

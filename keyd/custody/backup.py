@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import Final, cast
 
 from keyd import api
-from keyd.custody import Custody
+from keyd.core.policy import Deny
+from keyd.custody.stream import SealingWriter
+from keyd.custody.wallets import Custody
 from keyd.files import make_private_directory
 from keyd.peer import Peer
-from keyd.policy import Deny
 from keyd.reasons import Reason
-from keyd.stream import SealingWriter
 from ledger import store
 from ledger.chain import Head
 from ledger.log import Ledger

@@ -1,6 +1,6 @@
 """What another policy would have paid and refused: the ledger's past offers, judged again. Pure.
 
-The replay decides with `keyd.policy.decide`, as keyd does, and keeps its own account of what it spent, pinned and
+The replay decides with `keyd.core.policy.decide`, as keyd does, and keeps its own account of what it spent, pinned and
 counted, in the order of the ledger. Freezes, approvals and resets are those that people really made.
 
 What it cannot know: whether a person would have approved what it holds; how a seller would have answered what was
@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from keyd import api
-from keyd.intent import Intent, read_limits
-from keyd.offers import Offer, PaymentRequirements, Unpayable
-from keyd.policy import Allow, Deny, Pin, Policy, Spent, Standing, decide
+from keyd.core.intent import Intent, read_limits
+from keyd.core.offers import Offer, PaymentRequirements, Unpayable
+from keyd.core.policy import Allow, Deny, Pin, Policy, Spent, Standing, decide
 from keyd.reasons import Reason
 
 RATE_WINDOW_S: Final = 60
@@ -186,7 +186,7 @@ def intent_of(data: Mapping[str, Any]) -> Intent:
 
 
 _NOT_SENT: Final = "no answer: not_sent"
-"""The note on an outcome (`keyd.evidence.weigh`) that says nothing about the host."""
+"""The note on an outcome (`keyd.core.evidence.weigh`) that says nothing about the host."""
 
 
 @dataclass(slots=True)

@@ -19,9 +19,9 @@ from typing import Any, Final
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from keyd import scrypt
+from keyd.custody import scrypt
+from keyd.custody.secret import Secret
 from keyd.files import make_private_directory, write_private
-from keyd.secret import Secret
 
 CREDENTIAL: Final = "kek"
 PASSPHRASE_CREDENTIAL: Final = "kek-passphrase"  # noqa: S105 - its name

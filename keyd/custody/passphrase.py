@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from keyd.kek import PASSPHRASE_CREDENTIAL, KekError
+from keyd.custody.kek import PASSPHRASE_CREDENTIAL, KekError
 
 _MAX_BYTES: Final = 4096
 _HINT: Final = (

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from keyd import api, flat
-from keyd.applimits import AppLimits
-from keyd.assets import AssetTable
-from keyd.money import parse_token_amount
-from keyd.offers import PaymentRequirements, Unpayable
+from keyd import api
+from keyd.core import flat
+from keyd.core.applimits import AppLimits
+from keyd.core.assets import AssetTable
+from keyd.core.money import parse_token_amount
+from keyd.core.offers import PaymentRequirements, Unpayable
 from keyd.reasons import Reason
 
 UNKNOWN_CALLER: Final = "unknown"
@@ -36,7 +37,7 @@ class Intent:
     resource_url: str | None
     wallet_id: str | None
     signed_offers: tuple[object, ...] = ()
-    """As received (`keyd.attestations`)."""
+    """As received (`keyd.core.attestations`)."""
     dialect: str = "x402"
     """How the seller wrote the offers: "x402" or "flat"."""
     session: str | None = None

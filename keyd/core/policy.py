@@ -19,12 +19,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from keyd.applimits import Token
-from keyd.assets import AssetTable
+from keyd.core.applimits import Token
+from keyd.core.assets import AssetTable
+from keyd.core.intent import UNKNOWN_CALLER, Intent
+from keyd.core.money import format_token_amount, format_usd
+from keyd.core.offers import Offer, Unpayable, judge
 from keyd.domains import DomainPattern, any_matches
-from keyd.intent import UNKNOWN_CALLER, Intent
-from keyd.money import format_token_amount, format_usd
-from keyd.offers import Offer, Unpayable, judge
 from keyd.reasons import Reason
 
 EVERY_CALLER: Final = "*"
@@ -348,7 +348,7 @@ _STAGE = {
         ]
     )
 }
-"""How far an offer came in `keyd.offers.judge` and here; a test keeps the two in step."""
+"""How far an offer came in `keyd.core.offers.judge` and here; a test keeps the two in step."""
 
 
 def _sort(intent: Intent, policy: Policy, payer: str) -> tuple[list[Offer], list[Unpayable]]:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from keyd import api
+from keyd.core.money import format_usd, parse_usd
+from keyd.core.policy import BudgetRule, Policy
 from keyd.domains import DomainPattern
-from keyd.money import format_usd, parse_usd
-from keyd.policy import BudgetRule, Policy
 
 type Document = dict[str, Any]
 
