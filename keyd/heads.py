@@ -122,15 +122,17 @@ class Heads:
 def _newest(file: Path) -> str | None:
     """The last whole note of `file`; what a crash left half written after it is taken away."""
     try:
-        content = file.read_text("utf-8")
+        content = file.read_bytes()
+        lines = note.whole_lines(content)
     except FileNotFoundError:
         return None
     except UnicodeDecodeError as error:
         raise LedgerError(f"{file} is damaged", "move it away for examination") from error
-    notes, torn = note.split(content)
-    if torn:
+    notes, torn = note.split(lines)
+    whole = len(lines.encode()) - len(torn.encode())
+    if whole < len(content):
         with file.open("rb+") as opened:
-            opened.truncate(len(content.encode()) - len(torn.encode()))
+            opened.truncate(whole)
             os.fsync(opened.fileno())
     return notes[-1] if notes else None
 

@@ -48,13 +48,15 @@ def _heads_of(argument: str, key: Key | None) -> Iterator[Head]:
         yield from (Head(row.seq, row.hash) for row in jsonl.rows(path))
         return
     try:
-        text = path.read_text("utf-8")
+        content = path.read_bytes()
+        text = note.whole_lines(content)
     except (OSError, ValueError) as error:
         raise LedgerError(f"cannot read a head from {argument}: {error}", _HINT) from error
     notes, rest = note.split(text)
     if not notes:
         raise LedgerError(f"{argument} holds no signed note", _HINT)
-    if rest.strip() and len(notes) == 1:  # after several, a note that was torn when the machine died
+    torn = rest.strip() or len(text.encode()) < len(content)
+    if torn and len(notes) == 1:  # after several, a note that was torn when the machine died
         raise LedgerError(f"{argument} holds more than a signed note", _HINT)
     try:
         yield from (note.read(signed, key).head for signed in notes)

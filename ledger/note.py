@@ -107,6 +107,14 @@ def read(note: str, key: Key | None = None) -> Checkpoint:
     return Checkpoint(lines[0], int(lines[1]), hash_)
 
 
+def whole_lines(content: bytes) -> str:
+    """The text of `content` up to its last line end: what a crash left after that may end within a character.
+
+    Raises UnicodeDecodeError.
+    """
+    return content[: content.rfind(b"\n") + 1].decode()
+
+
 def split(text: str) -> tuple[list[str], str]:
     """The notes of a file of them, each followed by an empty line, and what is left over.
 

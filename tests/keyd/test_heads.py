@@ -52,6 +52,14 @@ def mode(file: Path) -> int:
     return file.stat().st_mode & 0o777
 
 
+def content(file: Path) -> bytes:
+    return file.read_bytes()
+
+
+def cut_off(file: Path, whole: bytes, end: int) -> None:
+    file.write_bytes(whole[:end])
+
+
 def tear(file: Path) -> None:
     """Part of the same again, as a crash leaves it."""
     whole = file.read_bytes()
@@ -180,6 +188,29 @@ async def test_a_head_that_a_crash_left_half_written_is_taken_away(
         again = Heads(record, KEY, file)
         assert again.newest == first
         assert notes(file) == [first]
+
+
+async def test_a_head_may_be_cut_off_at_any_byte_even_within_a_character(
+    ledger: Callable[..., Ledger], file: Path
+) -> None:
+    """A crash that cut the dash before a signature in two must not keep keyd from starting, nor heads from being read."""
+    with closing(ledger("a")) as record:
+        first = await Heads(record, KEY, file).sign()
+        begin = len(content(file))
+        record.transact(lambda tx: tx.append("b", "test", {})).result(20)
+        await Heads(record, KEY, file).sign()
+        whole = content(file)
+        for end in range(begin, len(whole) - 1):
+            cut_off(file, whole, end)
+            assert Heads(record, KEY, file).newest == first, end
+            assert notes(file) == [first], end
+
+
+def test_heads_kept_elsewhere_are_read_up_to_one_that_was_cut_off_within_a_character(tmp_path: Path) -> None:
+    two = "".join(f"{KEY.sign(note.Checkpoint(KEY.key.name, size, bytes(32)))}\n" for size in (1, 2)).encode()
+    copy = tmp_path / "copy"
+    copy.write_bytes(two + two[: two.index("—".encode()) + 1])
+    assert [head.seq for head in kept.heads([str(copy)], KEY.key)] == [1, 2]
 
 
 async def test_a_head_that_cannot_be_written_is_no_head(
