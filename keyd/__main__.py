@@ -35,7 +35,13 @@ from keyd.http.listener import Listener
 from keyd.http.quotas import Quotas, shares
 from keyd.peer import Roles
 from keyd.policies import Policies
-from keyd.process import descriptor_limit, forbid_dumps, lock_memory, raise_descriptor_limit
+from keyd.process import (
+    descriptor_limit,
+    forbid_dumps,
+    lock_memory,
+    overwrites_freed_memory,
+    raise_descriptor_limit,
+)
 from keyd.server import Server
 from keyd.service import Service
 from keyd.service_manager import Notifier, unix_listener
@@ -62,6 +68,8 @@ def main() -> None:
     logs.configure()
     if not lock_memory():
         log.info("keyd.memory.not_locked", why="LimitMEMLOCK is not infinity; keep keyd out of swap")
+    if not overwrites_freed_memory(os.environ):
+        log.info("keyd.memory.not_overwritten", why="Environment= of osmoda-keyd.service is not set")
     try:
         settings = config.load(arguments.config)
         ask = partial(passphrase.ask, arguments.passphrase_fd, os.environ)

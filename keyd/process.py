@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import resource
+from collections.abc import Mapping
 from typing import Final
 
 _PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
@@ -45,3 +46,15 @@ def lock_memory() -> bool:
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (most, most))
     libc = ctypes.CDLL(None, use_errno=True)
     return bool(libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0)
+
+
+def overwrites_freed_memory(environment: Mapping[str, str]) -> bool:
+    """Whether glibc overwrites what Python frees, so that a dropped key is gone: as the unit's Environment= asks.
+
+    It cannot be switched on from within: both are read before the first line of Python runs (malloc(3) tunables, PYTHONMALLOC).
+    """
+    tunables = environment.get("GLIBC_TUNABLES", "").split(":")
+    wiping = any(tunable.startswith("glibc.malloc.perturb=") for tunable in tunables)
+    return (
+        wiping and "glibc.malloc.tcache_count=0" in tunables and environment.get("PYTHONMALLOC") == "malloc"
+    )

@@ -142,6 +142,7 @@ class Ledger:
     def _write(self) -> None:
         while batch := self._next_batch():
             self._commit(batch)
+            del batch  # or the last step's result, which may hold a key, would live until the next one comes
 
     def _next_batch(self) -> list[_Job]:
         """The steps that wait, at least one; none when the ledger is closed and nothing waits."""

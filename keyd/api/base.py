@@ -34,7 +34,12 @@ class Role(StrEnum):
 
 
 class Message(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        cache_strings="keys",  # pydantic would keep every short value for the next message, passphrases as well
+    )
 
 
 class Refusal(Message):

@@ -1,0 +1,110 @@
+"""Root searches keyd's memory for what should be gone: a private key after it signed, passphrases after they were used.
+
+keyd runs with the allocator that its unit asks for. Needs root, to read the memory of a process that forbids it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from demo.programs import BIN, Program
+from keyd import api, process
+from keyd.client import KeydClient
+from tests.keyd.conftest import sign_request
+
+ROOT = Path(__file__).resolve().parents[2]
+UNIT = (ROOT / "systemd/osmoda-keyd.service").read_text("utf-8")
+ENVIRONMENT = dict(
+    pair.split("=", 1)
+    for line in re.findall("^Environment=(.*)$", UNIT, re.MULTILINE)
+    for pair in line.split()
+)
+OF_KEK, OF_EXPORT = "of the kek: 83jkfw0b2mxc", "of the export: qnv71hd0y5ep"
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to read another process's memory")
+
+
+@pytest.fixture(scope="module")
+def keyd() -> Iterator[Program]:
+    with tempfile.TemporaryDirectory(prefix="osmoda-memory-") as name:
+        folder = Path(name)
+        config = folder / "keyd.toml"
+        config.write_text(
+            f'socket = "{folder}/keyd.sock"\nstate_dir = "{folder}/state"\nkek_file = "{folder}/kek"\n'
+            "[peers]\negress = [0]\nadmin = [0]\n"
+            '[x402]\nallowed_domains = ["api.example.com"]\nnetworks = ["eip155:84532"]\n'
+        )
+        passphrase = folder / "kek-passphrase"
+        passphrase.touch(0o600)
+        passphrase.write_text(OF_KEK)
+        init = [BIN / "keyctl", "--config", config, "init", "--passphrase-file", passphrase]
+        subprocess.run(init, check=True, capture_output=True, timeout=60)
+        environment = {**ENVIRONMENT, "CREDENTIALS_DIRECTORY": name}
+        program = Program("keyd", [BIN / "osmoda-keyd", "--config", config], folder / "keyd.log", environment)
+        program.start()
+        yield program
+        program.stop()
+
+
+@pytest.fixture
+async def client(keyd: Program) -> AsyncIterator[KeydClient]:
+    async with KeydClient(str(keyd.log.with_name("keyd.sock"))) as client:
+        yield client
+
+
+def found(pid: int, secret: bytes) -> list[str]:
+    """Where the process can read `secret`, or a half of it, or its hex."""
+    middle = len(secret) // 2
+    forms = {"whole": secret, "begin": secret[:middle], "end": secret[middle:], "hex": secret.hex().encode()}
+    places = []
+    with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            area = re.match(r"([0-9a-f]+)-([0-9a-f]+) rw", line)
+            if area is None:
+                continue
+            begin, end = int(area[1], 16), int(area[2], 16)
+            memory.seek(begin)
+            content = memory.read(end - begin)
+            places += [f"{form} in {line}" for form, needle in forms.items() if needle in content]
+    return places
+
+
+@needs_root
+async def test_keys_and_passphrases_are_gone_from_memory_once_they_were_used(
+    keyd: Program, client: KeydClient
+) -> None:
+    key = secrets.token_bytes(32)
+    await client.wallet_import(api.WalletImport(label="default", private_key=key.hex()))
+    assert found(keyd.pid, key) == []
+    for what in range(20):
+        await client.sign(sign_request(what=what))
+    assert found(keyd.pid, key) == []
+    await asyncio.gather(*(client.sign(sign_request(what=what)) for what in range(100, 120)))
+    assert found(keyd.pid, key) == []
+    export = api.WalletExport(label="default", confirm="default", passphrase=OF_EXPORT)
+    await client.wallet_export(export)
+    for secret in (key, OF_EXPORT.encode(), OF_KEK.encode()):
+        assert found(keyd.pid, secret) == []
+
+
+@needs_root
+async def test_the_search_finds_what_is_there(keyd: Program, client: KeydClient) -> None:
+    """The key-encryption key is in memory as long as keyd runs, as docs/custody.md says; so is this very path."""
+    await client.health()
+    assert found(keyd.pid, str(keyd.log.with_name("state")).encode())
+
+
+@pytest.mark.parametrize("left_out", ["GLIBC_TUNABLES", "PYTHONMALLOC"])
+def test_keyd_knows_whether_freed_memory_is_overwritten(left_out: str) -> None:
+    assert process.overwrites_freed_memory(ENVIRONMENT)
+    assert not process.overwrites_freed_memory({k: v for k, v in ENVIRONMENT.items() if k != left_out})
+    assert not process.overwrites_freed_memory({})
