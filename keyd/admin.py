@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import batched
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +33,9 @@ AGENT_CHANGES_PER_MINUTE: Final = 30
 """An agent that changes policy more often is in a loop, and each change is an entry."""
 MAX_OVERRIDES: Final = 500
 """Domains and budgets changed at run time, all together; each decision reads them."""
+FACTS_IN_ENTRY: Final = 200
+"""Pinned prices that one entry forgets. A path has up to 2048 characters, and whoever reads an export takes lines of
+4 MiB at the most: more in one entry, and the whole ledger could be exported but not verified."""
 _HEADER = "# Written by keyd after each change of policy; edits are undone at its next start.\n"
 
 log = structlog.get_logger("keyd.admin")
@@ -141,7 +145,8 @@ class Admin:
         changes = [facts.put(Kind.PIN, domain, None), facts.put(Kind.TROUBLE, domain, None)]
         prices = facts.under(tx.db, Kind.PRICE, facts.price_prefix(domain))
         changes += [facts.put(Kind.PRICE, key, None) for key in prices]
-        tx.append("x402.policy.changed", str(peer), {"facts": changes, "reset": domain})
+        for some in batched(changes, FACTS_IN_ENTRY):  # strict=False: the last batch is shorter
+            tx.append("x402.policy.changed", str(peer), {"facts": list(some), "reset": domain})
 
     async def freeze(self, peer: Peer, reason: str) -> None:
         """From the next decision on nothing is signed. Who froze first stays; later ones are on record beside."""

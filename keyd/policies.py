@@ -26,9 +26,11 @@ class Policies:
     def in_force(self, db: sqlite3.Connection) -> Policy:
         """Base and overrides together, as the transaction of `db` sees them."""
         document = facts.get(db, Kind.OVERRIDES, "") or {}
-        if self._applied is None or self._applied[:2] != (self.base, document):
-            self._applied = (self.base, document, apply(self.base, Overrides.from_document(document)))
-        return self._applied[2]
+        applied = self._applied  # once: a thread that looks at an older moment may replace it meanwhile
+        if applied is None or applied[:2] != (self.base, document):
+            applied = (self.base, document, apply(self.base, Overrides.from_document(document)))
+            self._applied = applied
+        return applied[2]
 
     def governing(self, db: sqlite3.Connection) -> Policy:
         """The policy that decides: the one in force, or the base alone while overrides are only tried out."""

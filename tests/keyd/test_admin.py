@@ -5,20 +5,26 @@ from __future__ import annotations
 import stat
 import tomllib
 from collections.abc import Callable
+from itertools import batched
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyd import api
+from keyd import api, facts
 from keyd.admin import AGENT_CHANGES_PER_MINUTE, MAX_OVERRIDES
 from keyd.api import Role
 from keyd.core.overrides import Limits, Overrides, apply, beyond, wider
 from keyd.core.policy import Deny, Policy
 from keyd.domains import DomainPattern
+from keyd.facts import Kind
 from keyd.peer import Peer
+from keyd.policies import Policies
 from keyd.reasons import Reason
+from ledger import jsonl
+from ledger.export import Period, export_file
 from tests.keyd.conftest import POLICY, Rig, offer
 
 ADMIN, AGENT = frozenset({Role.ADMIN}), frozenset({Role.AGENT})
@@ -231,6 +237,46 @@ async def test_an_agents_proposals_do_not_hide_a_held_payment(
 async def test_limits_do_not_turn_the_base_against_itself(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig(limits=Limits(domains=(DomainPattern.parse("other.example.com"),)))
     assert (await change(rig, max_payment_usd="0.01")).applied
+
+
+async def test_after_a_host_with_many_prices_is_reset_an_export_still_verifies(
+    rig: Rig, tmp_path: Path
+) -> None:
+    """One entry that forgot them all would be longer than a line that a reader of exports takes."""
+    paths = [f"/{n}" + "x" * 2000 for n in range(2500)]
+    for some in batched(paths, 100):
+        prices = [facts.put(Kind.PRICE, facts.price_key("api.example.com", "GET", path), 1) for path in some]
+        rig.ledger.transact(
+            lambda tx, prices=prices: tx.append("test.paid", "test", {"facts": prices})
+        ).result()
+    await rig.admin.reset(ROOT, "api.example.com")
+    assert rig.ledger.read(lambda db: facts.every(db, Kind.PRICE)) == {}
+    export = tmp_path / "export.jsonl"
+    export.write_text("".join(export_file(rig.ledger.path, "jsonl", Period())))
+    assert jsonl.verify(export).problems == []
+
+
+def test_a_decision_gets_its_own_policy_while_another_thread_looks_at_an_older_moment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Decisions and views share what was computed last. A view of the moment before a change must not undo it."""
+    policies, older = Policies(POLICY), [{}]
+
+    class Document(dict[str, Any]):
+        """Lets the other thread run between the look at what is kept and the answer."""
+
+        def __eq__(self, other: object) -> bool:
+            if older:
+                assert policies.in_force(older.pop()).max_payment == POLICY.max_payment  # type: ignore[arg-type]
+            return super().__eq__(other)
+
+        __hash__ = None  # type: ignore[assignment]
+
+    monkeypatch.setattr(facts, "get", lambda document, *_: document)
+    tightened = {"max_payment_usd": "0.01"}
+    policies.in_force(tightened)  # type: ignore[arg-type]
+    assert policies.in_force(Document(tightened)).max_payment == 10_000  # type: ignore[arg-type]
+    assert not older
 
 
 async def test_reset_returns_to_the_base(rig: Rig) -> None:
