@@ -36,7 +36,8 @@ _RELEASED: Final = _SELECT + (
     "WHERE state = 'released' AND valid_before BETWEEN ? AND ? AND signed_seq > ? ORDER BY signed_seq LIMIT ?"
 )
 _NEWEST: Final = _SELECT + (
-    "WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR domain = ?2) ORDER BY signed_seq DESC LIMIT ?3"
+    # Rows are inserted in the order of signing; by signed_seq SQLite would sort every payment of the ledger.
+    "WHERE (?1 IS NULL OR state = ?1) AND (?2 IS NULL OR domain = ?2) ORDER BY rowid DESC LIMIT ?3"
 )
 _SPEND_BY: Final = {
     SpendBy.DOMAIN: "SELECT domain, SUM(usd_micros) AS usd, SUM(calls) FROM spend WHERE day BETWEEN ? AND ?"

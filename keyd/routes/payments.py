@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Callable
 from typing import Final
@@ -22,6 +23,8 @@ _DAY: Final = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
 
 
 class PaymentRoutes:
+    """What people and agents look at is read in threads: on a long record it takes seconds, and payments go on meanwhile."""
+
     def __init__(self, service: Service, views: Views, clock: Callable[[], int]) -> None:
         self._service = service
         self._views = views
@@ -83,19 +86,19 @@ class PaymentRoutes:
         if by not in api.SpendBy or re.fullmatch(_DAY, since, re.ASCII) is None:
             words = f"by is one of {', '.join(api.SpendBy)}; since is a day like 2026-11-21"
             raise Refused(Reason.REQUEST_MALFORMED, words, 400)
-        return respond(self._views.spend(api.SpendBy(by), since))
+        return respond(await asyncio.to_thread(self._views.spend, api.SpendBy(by), since))
 
     async def payments(self, request: Request) -> Response:
         state, domain = request.query.get("state"), request.query.get("domain")
         limit = number(request, "limit", default=50)
-        return respond(self._views.payments(state=state, domain=domain, limit=limit))
+        return respond(await asyncio.to_thread(self._views.payments, state=state, domain=domain, limit=limit))
 
     async def refusals(self, request: Request) -> Response:
-        return respond(self._views.refusals(number(request, "limit", default=50)))
+        return respond(await asyncio.to_thread(self._views.refusals, number(request, "limit", default=50)))
 
     async def payment(self, request: Request) -> Response:
         payment_id = request.match_info["id"]
-        story = self._views.story(payment_id)
+        story = await asyncio.to_thread(self._views.story, payment_id)
         if story is None:
             raise Refused(Reason.PAYMENT_UNKNOWN, f"payment {payment_id[:64]!r}", 404)
         return respond(story)

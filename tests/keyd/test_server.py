@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
+import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +15,7 @@ from typing import Any
 import pytest
 from eth_account import Account
 
-from keyd import api
+from keyd import api, payments
 from keyd.api import Role
 from keyd.client import KeydClient, KeydRefused, KeydUnreachable
 from keyd.core import eip3009
@@ -299,3 +302,45 @@ async def test_refusals_are_listed_the_newest_first(keyd: Keyd, client: KeydClie
     assert (held.domain, held.caller, dear.approval) == ("api.example.com", "uid:1000", None)
     assert held.approval == (await client.policy()).pending[0].id
     assert [r.code for r in (await client.refusals(limit=1)).refusals] == ["approval_required"]
+
+
+@pytest.mark.parametrize(
+    ("view", "path"),
+    [
+        ("views.payments", "/x402/payments?domain=nowhere"),
+        ("views.spend", "/x402/spend?by=asset&since=2000-01-01"),
+        ("views.refusals", "/x402/refusals"),
+        ("views.story", "/x402/payments/" + "0" * 32),
+        ("sessions.list", "/x402/sessions"),
+    ],
+)
+async def test_a_payment_does_not_wait_for_somebody_who_looks_at_a_long_record(
+    keyd: Keyd, client: KeydClient, monkeypatch: pytest.MonkeyPatch, view: str, path: str
+) -> None:
+    """Or one agent that asks again and again would keep everybody from paying."""
+    paid, looking, loop = threading.Event(), asyncio.Event(), asyncio.get_running_loop()
+    part, name = view.split(".")
+    look = getattr(getattr(keyd.server, part), name)
+
+    def slowly(*arguments: Any, **named: Any) -> Any:
+        loop.call_soon_threadsafe(looking.set)
+        assert paid.wait(5)
+        return look(*arguments, **named)
+
+    monkeypatch.setattr(getattr(keyd.server, part), name, slowly)
+    asked = asyncio.create_task(keyd.raw("GET", path))
+    await looking.wait()
+    await client.sign(sign_request())
+    paid.set()
+    assert (await asked)[0] in (200, 404)
+
+
+def test_the_newest_payments_are_found_without_sorting_all_of_them(rig: Rig) -> None:
+    def plan(db: sqlite3.Connection) -> str:
+        steps: list[str] = []
+        db.set_trace_callback(steps.append)
+        payments.newest(db, state=None, domain=None, limit=1)
+        db.set_trace_callback(None)
+        return " ".join(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {steps[-1]}"))
+
+    assert "TEMP B-TREE" not in rig.ledger.read(plan)
