@@ -1,6 +1,6 @@
-"""The record for other programs: JSON lines of entries, CSV and beancount of payments.
+"""The record for other programs: JSON lines of entries; CSV, beancount and ledger-cli of payments.
 
-JSON lines are the entries themselves (`ledger.jsonl`). The other two show payments as the projection has them, for
+JSON lines are the entries themselves (`ledger.jsonl`). The others show payments as the projection has them, for
 accounts; nothing can be verified by them.
 """
 
@@ -15,7 +15,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from ledger import beancount, jsonl, schema, store
+from ledger import beancount, jsonl, ledger_cli, schema, store
+from ledger.accounts import Transaction
 from ledger.errors import LedgerError
 from ledger.projection import Payment
 from ledger.states import State
@@ -154,9 +155,17 @@ def _beancount(db: sqlite3.Connection, period: Period) -> Iterator[str]:
         )
     ]
     yield from beancount.opening(wallets)
+    yield from map(beancount.transaction, _transactions(db, period))
+
+
+def _ledger_cli(db: sqlite3.Connection, period: Period) -> Iterator[str]:
+    yield from map(ledger_cli.transaction, _transactions(db, period))
+
+
+def _transactions(db: sqlite3.Connection, period: Period) -> Iterator[Transaction]:
     for bought in payments(db, period):
         payment = bought.payment
-        yield beancount.transaction(
+        yield Transaction(
             day=bought.day,
             payee=payment.domain,
             narration=bought.purpose,
@@ -248,4 +257,5 @@ FORMATS: Final[Mapping[str, Callable[[sqlite3.Connection, Period], Iterator[str]
     "jsonl": _jsonl,
     "csv": _csv,
     "beancount": _beancount,
+    "ledger": _ledger_cli,
 }

@@ -17,7 +17,6 @@ import base64
 import binascii
 import hashlib
 import re
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from ledger import ed25519
@@ -135,16 +134,6 @@ def split(text: str) -> tuple[list[str], str]:
         notes.append("".join(lines))
         lines = []
     return notes, "".join(lines)
-
-
-def conflict(checkpoints: Sequence[Checkpoint]) -> tuple[Checkpoint, Checkpoint] | None:
-    """Two that cannot both be of one ledger: the same origin and size, another hash."""
-    seen: dict[tuple[str, int], Checkpoint] = {}
-    for checkpoint in checkpoints:
-        other = seen.setdefault((checkpoint.origin, checkpoint.size), checkpoint)
-        if other.hash != checkpoint.hash:
-            return other, checkpoint
-    return None
 
 
 def _check_signature(text: str, signatures: str, key: Key) -> None:

@@ -105,7 +105,7 @@ def checkpoint(run: Invocation) -> None:
 )
 @invocation
 def export(run: Invocation, form: str, since: str | None, until: str | None, file: Path | None) -> None:
-    """Write the ledger to standard output: entries (jsonl), or payments for accounts (csv, beancount).
+    """Write the ledger to standard output: entries (jsonl), or payments for accounts (csv, beancount, ledger).
 
     Reads the ledger file itself, beside a running keyd or without one: run it as root or as keyd's user.
     JSON lines hold every entry with its hash: `python -m ledger verify` checks them, and

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -122,8 +124,9 @@ def test_days_bound_it_and_are_included(
 ) -> None:
     period = Period.parse(since, until)
     assert [int(row["payment_id"], 16) for row in table(record, period)] == expected
-    transactions = re.findall(r"^2026-\d\d-\d\d [*!] ", text(record, "beancount", period), re.MULTILINE)
-    assert len(transactions) == len(set(expected) - {2})
+    for form in ("beancount", "ledger"):
+        transactions = re.findall(r"^2026-\d\d-\d\d [*!] ", text(record, form, period), re.MULTILINE)
+        assert len(transactions) == len(set(expected) - {2})
 
 
 @pytest.mark.parametrize("day", ["2026-13-01", "2026-1-1", "today", "", "2026-11-21T00:00:00Z"])
@@ -177,6 +180,79 @@ def test_beancount_reads_it_and_agrees_on_the_sums(record: Path) -> None:
     assert transactions[0].meta["transaction"] == "0x" + "bb" * 32
 
 
+@pytest.fixture
+def ledger_cli(tmp_path: Path) -> Callable[..., str]:
+    """Debian's `ledger` on the export: what a report prints."""
+    program = shutil.which("ledger")
+    if program is None:
+        pytest.skip("needs ledger-cli (`apt-get install ledger`)")
+    journal = tmp_path / "payments.ledger"
+
+    def report(record: Path, *arguments: str) -> str:
+        journal.write_text(text(record, "ledger"), "utf-8")
+        command = [
+            program,
+            "--no-pager",
+            "--init-file",
+            "/dev/null",
+            "-f",
+            str(journal),
+            *arguments,
+        ]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout
+
+    return report
+
+
+@pytest.mark.real
+def test_ledger_cli_reads_it_and_agrees_on_the_sums(record: Path, ledger_cli: Callable[..., str]) -> None:
+    balances = ledger_cli(
+        record, "balance", "--flat", "--no-total", "--balance-format", "%(account): %(scrub(display_total))\n"
+    )
+    assert [" ".join(line.split()) for line in balances.splitlines()] == [
+        "Assets:X402:W-default: -1.501 USDC", "Assets:X402:W-w--x: -0.001 USD",
+        "Expenses:X402: 0.001 USD", "1.501 USDC",
+    ]  # fmt: skip
+    proven = ledger_cli(
+        record, "register", "Expenses", "--cleared", "--format", "%(date) %(payee) %(tag('transaction'))\n"
+    )
+    assert proven == f"2026/11/21 api.example.com {'0x' + 'bb' * 32}\n"
+    assert (
+        ledger_cli(record, "register", "Expenses", "--basis", "--cleared", "--format", "%(scrub(total))\n")
+        == "1.500 USD\n"
+    )
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        *HOSTILE,
+        "(code) * ! payee",
+        "x  ; note",
+        "; :tag: ",
+        "[2001-01-01]",
+        "[=2001-01-01] x",
+        "*",
+        "a|b",
+        "x  -5 USD",
+    ],
+)
+def test_no_word_of_a_stranger_means_something_to_ledger_cli(
+    path: Path, clock: Any, signed_data: Any, ledger_cli: Callable[..., str], hostile: str
+) -> None:
+    with closing(Ledger.open(path, clock=clock)) as ledger:
+        named = {
+            name: hostile
+            for name in ("domain", "caller", "wallet", "network", "asset", "asset_symbol", "purpose")
+        }
+        data = signed_data(0, **named | {"asset_decimals": 6, "signed_at": NOON})
+        ledger.transact(lambda tx: tx.append("x402.payment.signed", "uid:991", data)).result(20)
+    line = "%(date) %(cleared) %(pending) %(has_tag('tag')) %(code) %(scrub(amount))\n"
+    (posting,) = ledger_cli(path, "register", "Expenses", "--format", line).splitlines()
+    assert posting.split() == ["2026/11/21", "false", "true", "false", "0.001", "USD"]
+
+
 def test_json_lines_make_the_same_ledger_again(record: Path, tmp_path: Path) -> None:
     lines = tmp_path / "export.jsonl"
     lines.write_text(text(record, "jsonl"), "utf-8")
@@ -191,7 +267,9 @@ def test_json_lines_make_the_same_ledger_again(record: Path, tmp_path: Path) -> 
 
 def test_every_form_of_an_empty_ledger_is_empty_or_a_heading(path: Path, clock: Any) -> None:
     Ledger.open(path, clock=clock).close()
-    assert [text(path, form) for form in export.FORMATS] == ["", ",".join(export.COLUMNS) + "\r\n", ""]
+    assert [text(path, form) for form in export.FORMATS] == [
+        "", ",".join(export.COLUMNS) + "\r\n", "", ""
+    ]  # fmt: skip
 
 
 def test_what_is_no_ledger_is_not_exported(tmp_path: Path) -> None:

@@ -112,12 +112,6 @@ def test_a_file_of_notes_gives_them_back_and_tells_a_torn_one() -> None:
         assert note.split(f"{NOTE}\n{NOTE[:length]}") == ([NOTE], NOTE[:length])
 
 
-def test_two_heads_of_one_size_contradict_each_other() -> None:
-    later, forged = HEAD._replace(size=2000, hash=bytes(32)), HEAD._replace(hash=bytes(32))
-    assert note.conflict([HEAD, later, HEAD]) is None
-    assert note.conflict([HEAD, later, forged]) == (HEAD, forged)
-
-
 # --- Ed25519
 
 
