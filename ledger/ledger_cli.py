@@ -1,7 +1,7 @@
 """Payments as transactions of ledger (ledger-cli.org), which hledger reads as well.
 
 As in beancount, `!` is what the chain has not proven, and what was released is a comment. Unlike there, no text is
-quoted: what means something to ledger is taken from the words of sellers and programs.
+quoted: what would mean something to ledger is taken out of payees, and all other words stand in notes.
 """
 
 from __future__ import annotations
@@ -30,5 +30,5 @@ def _payee(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """`[2020-01-01]` in a note would give the transaction another date."""
-    return " ".join(line(text).replace("[", "(").replace("]", ")").split())
+    """What follows a name and a colon in a note means nothing to ledger, as long as it is one line."""
+    return " ".join(line(text).split())

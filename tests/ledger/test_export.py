@@ -232,6 +232,8 @@ def test_ledger_cli_reads_it_and_agrees_on_the_sums(record: Path, ledger_cli: Ca
         "x  ; note",
         "; :tag: ",
         "[2001-01-01]",
+        "[2001/01/01]",
+        "key:: 1/0",
         "[=2001-01-01] x",
         "*",
         "a|b",
@@ -242,10 +244,9 @@ def test_no_word_of_a_stranger_means_something_to_ledger_cli(
     path: Path, clock: Any, signed_data: Any, ledger_cli: Callable[..., str], hostile: str
 ) -> None:
     with closing(Ledger.open(path, clock=clock)) as ledger:
-        named = {
-            name: hostile
-            for name in ("domain", "caller", "wallet", "network", "asset", "asset_symbol", "purpose")
-        }
+        named = dict.fromkeys(
+            ("domain", "caller", "wallet", "network", "asset", "asset_symbol", "purpose"), hostile
+        )
         data = signed_data(0, **named | {"asset_decimals": 6, "signed_at": NOON})
         ledger.transact(lambda tx: tx.append("x402.payment.signed", "uid:991", data)).result(20)
     line = "%(date) %(cleared) %(pending) %(has_tag('tag')) %(code) %(scrub(amount))\n"
