@@ -114,6 +114,26 @@ async def test_requests_of_one_connection_are_answered_in_their_order(served: Se
     ]
 
 
+async def test_who_sends_many_requests_at_once_keeps_nobody_waiting(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or one connection of an agent would keep payments from being signed for as long as it goes on."""
+    answer, answered = served.listener._answer, []
+
+    async def noting(request: Request) -> Response:
+        answered.append(request.path)
+        return await answer(request)
+
+    monkeypatch.setattr(served.listener, "_answer", noting)
+    many, one = await served.connect(), await served.connect()
+    many[1].write(GET * 1000)
+    one[1].write(GET.replace(b"/health", b"/x402/sign"))
+    await one[0].readuntil(b"\r\n\r\n")
+    assert answered.index("/x402/sign") < 100
+    for _, writer in (many, one):
+        writer.close()
+
+
 async def test_a_peer_that_closed_its_side_still_gets_its_answer(served: Served) -> None:
     [(status, body)] = await served.say(HEAD + b"Content-Length: 3\r\n\r\nabc", eof=True)
     assert (status, body["body"]) == (200, 3)
@@ -146,14 +166,10 @@ async def test_the_answer_to_head_has_no_body(served: Served) -> None:
         (HEAD + b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 400, "not HTTP/1.1"),
         (HEAD + b"Transfer-Encoding: gzip\r\n\r\n", 501, "not HTTP/1.1"),
         (HEAD + b"Content-Length: -1\r\n\r\n", 400, "not HTTP/1.1"),
-        (HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n", 400, "not HTTP/1.1"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n", 411, "not in chunks"),
+        (HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * MAX_BODY, 411, "not in chunks"),
         (
             HEAD + b"Content-Length: %d\r\n\r\n" % (MAX_BODY + 1) + b" " * (MAX_BODY + 1),
-            413,
-            "the body has more than",
-        ),
-        (
-            HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + b"10000\r\n%b\r\n" % (b" " * 0x10000) * 9,
             413,
             "the body has more than",
         ),
@@ -315,5 +331,5 @@ async def test_whatever_comes_keyd_answers_in_whole_answers_and_serves_the_next(
     served: Served, pieces: list[bytes]
 ) -> None:
     statuses = [status for status, _ in await served.say(*pieces, eof=True)]
-    assert set(statuses) <= {200, 400, 431, 501}
+    assert set(statuses) <= {200, 400, 411, 431, 501}
     assert (await served.say(GET, eof=True))[0][0] == 200
