@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Coroutine
 from typing import Any, Final, cast
@@ -28,6 +29,7 @@ http1.install()
 http2.install()
 
 _PROXYSERVER: Final = Proxyserver()  # type: ignore[no-untyped-call]
+_PAYMENT: Final = re.compile(rb"\r\n(?:payment-signature|x-payment): ([^\r]*)", re.IGNORECASE)
 _OPTIONS: Final[options.Options] = taddons.context(_PROXYSERVER).options  # type: ignore[no-untyped-call]
 
 
@@ -90,11 +92,14 @@ class Exchange:
         return self._payer.asked
 
     @property
+    def payments(self) -> list[bytes]:
+        """What was sent upstream in the headers that carry a payment, as often as it was sent."""
+        return _PAYMENT.findall(self.upstream)
+
+    @property
     def paid(self) -> int:
-        """Requests with a payment that went upstream."""
-        return self.upstream.lower().count(b"\r\npayment-signature: ") + self.upstream.lower().count(
-            b"\r\nx-payment: "
-        )
+        """Different payments that went upstream: one and the same may follow a connection that was lost."""
+        return len(set(self.payments))
 
     def serve(self, first: bytes, then: bytes) -> None:
         """The servers answer with `first`, in two pieces, then with `then`, and close."""
