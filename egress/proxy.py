@@ -9,7 +9,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -36,7 +35,6 @@ from egress.payer import Payer
 from egress.policy import PayablePolicy
 from egress.proxy_address import ProxyAddress
 from egress.room import Room
-from egress.scrape import answering
 from egress.server import Proxyserver
 from egress.status import Status
 from egress.upstream import UpstreamProxy
@@ -264,6 +262,10 @@ def _on_signals(sigterm: Callable[[], None], sigint: Callable[[], None]) -> None
 
 async def _run(egress: Egress, scraped: Path | socket.socket | None) -> None:
     logging.getLogger("mitmproxy").setLevel(logging.WARNING)
-    figures = nullcontext() if scraped is None else answering(scraped, egress.metrics.exposition)
-    async with figures:
+    if scraped is None:
+        await egress.run()
+        return
+    from egress.scrape import answering  # a web server, which few need
+
+    async with answering(scraped, egress.metrics.exposition):
         await egress.run()

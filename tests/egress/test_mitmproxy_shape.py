@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import inspect
+import socket
 import subprocess
 import sys
+from asyncio.trsock import TransportSocket
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
+import h11
+import mitmproxy.http
 import pytest
-from mitmproxy import certs, master
+from mitmproxy import addonmanager, certs, master
 from mitmproxy.addons import next_layer, proxyserver, tlsconfig
 from mitmproxy.proxy import layer, mode_servers, server
 from mitmproxy.proxy.layers import http, tcp
 from mitmproxy.proxy.layers.http import _http1, _http2, _http_h2
+
+from egress.last_words import LastWordsReader
+from egress.left_out import EMPTIED
 
 RELIED_ON: dict[str, tuple[Callable[..., Any] | type, str]] = {
     "egress/paystream.py (states, check_killed, flow_done)": (http.HttpStream, "baaac4f7cdb3"),
@@ -46,6 +54,15 @@ RELIED_ON: dict[str, tuple[Callable[..., Any] | type, str]] = {
     "egress/server.py (_instances, update)": (proxyserver.Servers, "6c950fbed489"),
     "egress/origin.py (SNI is what is verified)": (tlsconfig.TlsConfig.tls_start_server, "2e2dc9c25670"),
     "egress/trust.py (names of the files)": (certs.CertStore.from_store, "202a158d9075"),
+    "egress/handler.py (chain, what a hook does)": (addonmanager.AddonManager, "6be8dc580f5c"),
+    "egress/handler.py (__post_init__ checks types and nothing else)": (
+        mitmproxy.http.MessageData,
+        "bad2ea9a351a",
+    ),
+    "egress/handler.py (disarm), egress/proxy.py (last_activity)": (server.TimeoutWatchdog, "95c9f187c70d"),
+    "egress/http2.py (pieces in stream_buffers)": (_http_h2.SendH2Data, "1a91df2df80f"),
+    "egress/http1.py (trailers in EndOfMessage)": (h11._readers.ChunkedReader, "4d2629eeaaf3"),
+    "egress/http1.py (maybe_extract_lines, +=)": (h11._receivebuffer.ReceiveBuffer, "108c4355eb3b"),
     "egress/addon.py (tcp_message, messages)": (tcp.TCPLayer, "5e842b94cd44"),
 }
 
@@ -58,7 +75,8 @@ def digest(part: Callable[..., Any] | type) -> str:
 def test_the_private_parts_of_mitmproxy_are_those_that_were_read(user: str) -> None:
     part, expected = RELIED_ON[user]
     assert digest(part) == expected, (
-        f"mitmproxy {version('mitmproxy')} has another {part.__module__}.{part.__qualname__} than 12.2.3. "
+        f"{part.__module__}.{part.__qualname__} is not what it was in mitmproxy 12.2.3 and h11 0.16.0, but that of "
+        f"mitmproxy {version('mitmproxy')} and h11 {version('h11')}. "
         f"Read it against {user}, run tests/egress, then write {digest(part)!r} here."
     )
 
@@ -74,11 +92,30 @@ def test_the_classes_that_egress_replaces_are_looked_up_by_name() -> None:
         assert f"{name}(" in inspect.getsource(creator), f"mitmproxy no longer creates {name} by its name"
 
 
-def test_the_addons_that_egress_does_not_use_are_not_loaded() -> None:
-    """mitmproxy's own list of addons costs 12 MB; were one of its modules renamed, it would come back unseen."""
+def test_what_egress_never_starts_is_not_loaded() -> None:
+    """17 MB; were one of these modules renamed, it would come back unseen."""
     code = "import egress.proxy, sys; print(*sorted(sys.modules))"
     loaded = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout.split()
     assert "mitmproxy.addons.proxyserver" in loaded
-    assert {"flask", "ldap3", "mitmproxy.addons.onboarding", "mitmproxy.contentviews"}.isdisjoint(loaded)
+    addons = {"flask", "ldap3", "mitmproxy.addons.onboarding", "mitmproxy.contentviews"}
+    parts = {"mitmproxy_rs.mitmproxy_rs", "ruamel.yaml.main", "pyparsing.core", "rich.console", "aiohttp.web"}
+    assert (addons | parts).isdisjoint(loaded)
+
+
+def test_mitmproxy_still_has_what_egress_empties() -> None:
+    code = "import sys; from importlib.util import find_spec; print(*(n for n in sys.argv[1:] if not find_spec(n)))"
+    missing = subprocess.run(
+        [sys.executable, "-c", code, *EMPTIED], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert not missing, f"{missing}: these entries in egress/left_out.py do nothing any more"
+
+
+async def test_the_buffers_of_asyncio_that_are_looked_into_are_there() -> None:
+    reader = asyncio.StreamReader()
+    reader.feed_data(b"last words")
+    reader.set_exception(ConnectionResetError())
+    assert LastWordsReader(reader)._rest() == b"last words", "StreamReader._buffer: egress/last_words.py"
+    with socket.socket() as sock:
+        assert TransportSocket(sock)._sock is sock, "TransportSocket._sock: egress/last_words.py"
