@@ -156,15 +156,20 @@ class Egress:
     async def _drain(self) -> None:
         self._status.stopping()
         _log.info("egress.draining", live=len(self._x402.live), limit_seconds=self.settings.drain_seconds)
-        await self._proxyserver.servers.update([])
-        deadline = time.monotonic() + self.settings.drain_seconds
+        try:
+            await self._proxyserver.servers.update([])
+            await self._quiet(time.monotonic() + self.settings.drain_seconds)
+            _log.info("egress.drained", cut_off=len(self._x402.live))
+        finally:
+            self.stop()  # also after a fault: nobody asks a second time
+
+    async def _quiet(self, deadline: float) -> None:
+        """Return when nothing is under way, or at `deadline`."""
         quiet = 0
         # Twice quiet in a row: between the end of a flow and its last bytes in the buffer lies one round.
         while quiet < 2 and time.monotonic() < deadline:
             await asyncio.sleep(_DRAIN_POLL_S)
             quiet = 0 if self._busy() else quiet + 1
-        _log.info("egress.drained", cut_off=len(self._x402.live))
-        self.stop()
 
     def _busy(self) -> bool:
         return bool(self._x402.live) or any(
