@@ -16,13 +16,16 @@ BENCH_CACHE := .cache/bench
 FUZZ := .cache/fuzz
 ARGS ?=
 
-.PHONY: help demo test check dev bench bench-compare counterparts constraints docs format clean install uninstall deb fuzz
+.PHONY: help demo demo-agent test check dev bench bench-compare counterparts constraints docs format clean install uninstall deb fuzz
 
 help: ## this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1|\2/p' $(MAKEFILE_LIST) | awk -F '|' '{ printf "%-18s %s\n", $$1, $$2 }'
 
 demo: $(VENV)/runtime.stamp ## pay a local API with plain curl: keyd, egress, ledger, nothing left behind
 	@$(PYTHON) -m demo
+
+demo-agent: dev ## a scripted agent with a budget obeys a page that wants more: docs/worked-example.md
+	@$(PYTHON) -m demo.with_agent
 
 test: dev counterparts ## every test, real counterparts included; narrow with ARGS='-k word' or ARGS='-m "not slow"'
 	@$(PYTHON) -m pytest $(ARGS)

@@ -24,6 +24,7 @@ class Keyd:
         self.ledger = self.state / "ledger.sqlite3"
         self.log = folder / "keyd.log"
         self._x402 = dict(x402)
+        self._peers = {role: [os.getuid()] for role in ("egress", "admin", "agent", "reconciler")}
         self.configure()
         self.program = Program("keyd", [BIN / "osmoda-keyd", "--config", self.config], self.log)
 
@@ -34,10 +35,15 @@ class Keyd:
             "socket": str(self.socket),
             "state_dir": str(self.state),
             "kek_file": str(self.folder / "kek"),
-            "peers": {role: [os.getuid()] for role in ("egress", "admin", "agent", "reconciler")},
+            "peers": self._peers,
             "x402": self._x402,
         }
         self.config.write_text(tomli_w.dumps(settings))
+
+    def take_away(self, *roles: str) -> None:
+        """From this user; a running keyd does not see it."""
+        self._peers |= {role: [] for role in roles}
+        self.configure()
 
     def start(self) -> None:
         self.program.start()

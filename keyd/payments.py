@@ -48,10 +48,14 @@ _SPEND_BY: Final = {
     SpendBy.ASSET: "SELECT network || ' ' || asset, SUM(iif(state = 'released', 0, usd_micros)) AS usd, COUNT(*)"
     " FROM payments WHERE day BETWEEN ? AND ? GROUP BY network, asset ORDER BY usd DESC",
     # A fact of the kind session_payment has the key SESSION/PAYMENT; an id of a session has 16 digits.
-    SpendBy.SESSION: "SELECT json_extract(f.value, '$') || '/' || substr(f.key, 1, 16) AS session,"
-    " SUM(iif(p.state = 'released', 0, p.usd_micros)) AS usd, COUNT(*)"
+    SpendBy.SESSION: "SELECT session, SUM(usd_micros) AS usd, COUNT(*) FROM ("
+    "SELECT json_extract(f.value, '$') || '/' || substr(f.key, 1, 16) AS session,"
+    " iif(p.state = 'released', 0, p.usd_micros) AS usd_micros"
     " FROM facts f JOIN payments p ON p.payment_id = substr(f.key, 18)"
-    " WHERE f.kind = 'session_payment' AND p.day BETWEEN ? AND ? GROUP BY session ORDER BY usd DESC, session",
+    " WHERE f.kind = 'session_payment' AND p.day BETWEEN ?1 AND ?2"
+    " UNION ALL SELECT '-', iif(state = 'released', 0, usd_micros) FROM payments WHERE day BETWEEN ?1 AND ?2"
+    " AND payment_id NOT IN (SELECT substr(key, 18) FROM facts WHERE kind = 'session_payment')"
+    ") GROUP BY session ORDER BY usd DESC, session",
     SpendBy.WALLET: "SELECT wallet, SUM(iif(state = 'released', 0, usd_micros)) AS usd, COUNT(*)"
     " FROM payments WHERE day BETWEEN ? AND ? GROUP BY wallet ORDER BY usd DESC, wallet",
 }

@@ -240,7 +240,9 @@ class SpendBy(StrEnum):
 
 
 class SpendRow(Message):
-    """One line of `GET /x402/spend`: `key` is a domain, caller, day, SYMBOL@network, LABEL/ID or wallet, as `by` says."""
+    """One line of `GET /x402/spend`: `key` is a domain, caller, day, SYMBOL@network, LABEL/ID or wallet, as `by` says.
+
+    By session, `-` is what was paid outside of every session: the rows add up to the total, whatever they go by."""
 
     key: str
     usd: str

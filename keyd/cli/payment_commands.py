@@ -61,7 +61,7 @@ async def first_day(keyd: KeydClient, since: str | None) -> str | None:
     type=click.Choice([by.value for by in api.SpendBy]),
     default=api.SpendBy.DOMAIN.value,
     show_default=True,
-    help="Add up by domain, caller, day, asset or session.",
+    help=f"Add up by {', '.join(list(api.SpendBy)[:-1])} or {list(api.SpendBy)[-1]}.",
 )
 @since_option
 @click.option("--json", "as_json", is_flag=True, help="Print keyd's answer as JSON; USD amounts are strings.")

@@ -65,8 +65,10 @@ async def test_a_payment_in_a_session_is_recorded_as_one_of_it(rig: Rig, session
     assert inside.data["session"] == {"id": session.session.id, "label": "research"}
     assert other_attempt.data["session"] is None
     assert "session" not in outside.data
-    rows = rig.views.spend(api.SpendBy.SESSION, "2026-11-21").rows
-    assert [(row.key, row.usd, row.calls) for row in rows] == [(f"research/{session.session.id}", "0.001", 1)]
+    spend = rig.views.spend(api.SpendBy.SESSION, "2026-11-21")
+    named = f"research/{session.session.id}"
+    assert [(row.key, row.usd, row.calls) for row in spend.rows] == [("-", "0.001", 1), (named, "0.001", 1)]
+    assert spend.total == rig.views.spend(api.SpendBy.DAY, "2026-11-21").total == "0.002"
 
 
 async def test_the_token_is_in_no_file_and_no_text_of_ours(rig: Rig, sessions: Sessions) -> None:
