@@ -145,6 +145,8 @@ def _is_ip(host: str) -> bool:
 
 def _canonical_ip(host: str) -> str:
     """`0:0:0:0:0:0:0:1` → `::1`; a name comes back unchanged."""
+    if ":" not in host and not host[-1:].isdigit():  # most hosts: a name, whatever it begins with
+        return host
     try:
         return ipaddress.ip_address(host).compressed
     except ValueError:

@@ -9,7 +9,7 @@ import sqlite3
 from typing import Any, Final
 
 from keyd import api, facts, proposals, sessions
-from keyd.core import attestations, eip3009
+from keyd.core import attestations
 from keyd.core.attestations import Paid
 from keyd.core.eip3009 import Authorization
 from keyd.core.evidence import Evidence
@@ -66,6 +66,7 @@ def signed(
     wallet: str,
     offer: Offer,
     authorization: Authorization,
+    digest: bytes,
     now_s: int,
     day: str,
 ) -> Data:
@@ -79,7 +80,7 @@ def signed(
         "authorization": authorization.as_json(),
         "caller": intent.caller,
         "day": day,
-        "digest": eip3009.digest(authorization, offer.asset).hex(),
+        "digest": digest.hex(),
         "domain": intent.domain,
         "intent_key": intent.intent_key,
         "network": offer.asset.network,

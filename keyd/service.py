@@ -18,7 +18,7 @@ from keyd.core.eip3009 import Authorization
 from keyd.core.evidence import Signed
 from keyd.core.intent import Intent
 from keyd.core.offers import Offer
-from keyd.core.policy import Allow, Deny, Policy, Standing, admit, decide, same_terms
+from keyd.core.policy import Allow, Deny, Policy, Standing, admit, choose, decide, same_terms
 from keyd.custody.keystore import Payer
 from keyd.custody.wallets import Custody
 from keyd.floods import Flood
@@ -53,6 +53,8 @@ class Recorded:
     payment_id: str
     offer: Offer
     authorization: Authorization
+    digest: bytes
+    """What is signed (EIP-712), and on record."""
     payer: Payer
     repeat: bool
     """It was signed before, for the same intent."""
@@ -96,8 +98,7 @@ class Service:
         if isinstance(payment, Deny):
             return payment
         # The entry is on the disk. From here a crash over-counts this payment; it can never under-count it.
-        digest = eip3009.digest(payment.authorization, payment.offer.asset)
-        return Authorized(payment, payment.payer.sign(digest))
+        return Authorized(payment, payment.payer.sign(payment.digest))
 
     def _decide_and_record(self, tx: Transaction, peer: Peer, intent: Intent) -> Recorded | Deny:
         now_s, day = tx.now // 1_000_000, payments.budget_day(tx.now)
@@ -120,15 +121,16 @@ class Service:
             nonce=self.entropy(32),
             now_s=now_s,
         )
+        digest = eip3009.digest(authorization, verdict.offer.asset)
         payment_id = self.entropy(16).hex()
         data = records.signed(
-            payment_id, intent, asked, payer.label, verdict.offer, authorization, now_s, day
+            payment_id, intent, asked, payer.label, verdict.offer, authorization, digest, now_s, day
         )
         data |= records.signed_facts(payment_id, intent, verdict.allowed, record)
         data |= records.signed_offer(intent, verdict.offer, payer.address, now_s)
         data |= self._shadow(tx, intent, payer)
         tx.append("x402.payment.signed", str(peer), data)
-        return Recorded(payment_id, verdict.offer, authorization, payer, repeat=False)
+        return Recorded(payment_id, verdict.offer, authorization, digest, payer, repeat=False)
 
     def _shadow(self, tx: Transaction, intent: Intent, payer: Payer) -> dict[str, Any]:
         """With `enforce = false`: what the overrides would have refused, for the record."""
@@ -237,7 +239,7 @@ def _judge(
         if earlier.is_unresolved(now_s):
             detail = f"payment {earlier.payment_id} expired a moment ago; its outcome is not certain yet"
             return Deny(Reason.INTENT_UNRESOLVED, detail)
-    decision = decide(intent, policy, payer=payer.address, standing=record)
+    decision = choose(intent, policy, payer=payer.address, standing=record)
     return decision if isinstance(decision, Deny) else Purchase(decision, payer)
 
 
@@ -262,7 +264,8 @@ def _repeat(
     if payer.address != earlier.authorization.from_:
         detail = f"payment {earlier.payment_id} is open and was made by {earlier.authorization.from_}"
         return Deny(Reason.INTENT_OPEN_TERMS_CHANGED, detail)
-    return Recorded(earlier.payment_id, offer, earlier.authorization, payer, repeat=True)
+    digest = eip3009.digest(earlier.authorization, offer.asset)
+    return Recorded(earlier.payment_id, offer, earlier.authorization, digest, payer, repeat=True)
 
 
 def _state_of(tx: Transaction, payment: Payment) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from typing import Final
 
@@ -12,19 +13,31 @@ from keyd.facts import Kind
 
 RATE_WINDOW_S: Final = 60
 
+_SPENT: Final = "(SELECT SUM(usd_micros) FROM spend WHERE day >= ?1 AND"
+_STANDING: Final = (
+    "SELECT (SELECT value FROM facts WHERE kind = 'frozen' AND key = ''),"  # noqa: S608 - constants
+    " (SELECT value FROM facts WHERE kind = 'pin' AND key = ?2),"
+    " (SELECT value FROM facts WHERE kind = 'price' AND key = ?4),"
+    " (SELECT value FROM facts WHERE kind = 'trouble' AND key = ?2),"
+    " (SELECT SUM(usd_micros) FROM spend_total WHERE day >= ?1),"
+    f" {_SPENT} domain = ?2), {_SPENT} caller = ?3), {_SPENT} domain = ?2 AND caller = ?3)"
+)
+"""One statement: every one costs a hand-over of the interpreter's lock. Days as in `payments.spent_on`."""
+
 
 def load(db: sqlite3.Connection, intent: Intent, policy: Policy, *, now_s: int, day: str) -> Standing:
     """The standing of `intent` at `now_s` on budget day `day`, inside the transaction that will decide on it."""
-    pin = facts.get(db, Kind.PIN, intent.domain)
-    trouble = facts.get(db, Kind.TROUBLE, intent.domain) or 0
+    about = (day, intent.domain, intent.caller, facts.price_key(intent.domain, intent.method, intent.path))
+    frozen, pin_text, price, trouble, *spent = db.execute(_STANDING, about).fetchone()
+    pin = None if pin_text is None else json.loads(pin_text)
     approvals = facts.every(db, Kind.APPROVAL)
     return Standing(
-        spent=_spent(db, intent, day),
+        spent=Spent(*(usd_micros or 0 for usd_micros in spent)),
         last_minute=_last_minute(db, policy, now_s),
-        frozen=is_frozen(db),
-        quarantined=policy.quarantine_after is not None and trouble >= policy.quarantine_after,
+        frozen=frozen is not None,
+        quarantined=policy.quarantine_after is not None and int(trouble or 0) >= policy.quarantine_after,
         pin=None if pin is None else Pin(pin["network"], pin["asset"], pin["pay_to"]),
-        pinned_price=_pinned_price(db, intent),
+        pinned_price=None if price is None else int(price),
         session=sessions.standing(db, intent.session, intent.caller, now_s),
         approved=frozenset(key for key, until in approvals.items() if now_s <= until),
     )
@@ -40,19 +53,3 @@ def _last_minute(db: sqlite3.Connection, policy: Policy, now_s: int) -> int:
     if policy.payments_per_minute is None:
         return 0
     return payments.signed_between(db, now_s - RATE_WINDOW_S, now_s)
-
-
-def _spent(db: sqlite3.Connection, intent: Intent, day: str) -> Spent:
-    return Spent(
-        total=payments.spent_on(db, day),
-        domain=payments.spent_on(db, day, domain=intent.domain),
-        caller=payments.spent_on(db, day, caller=intent.caller),
-        caller_and_domain=payments.spent_on(db, day, domain=intent.domain, caller=intent.caller),
-    )
-
-
-def _pinned_price(db: sqlite3.Connection, intent: Intent) -> int | None:
-    if not intent.path:  # osmoda's flat form names no request, so there is nothing to pin a price to
-        return None
-    price: int | None = facts.get(db, Kind.PRICE, facts.price_key(intent.domain, intent.method, intent.path))
-    return price

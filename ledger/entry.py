@@ -42,7 +42,15 @@ def timestamp(micros: int) -> str:
 
 def encode(seq: int, ts: str, type_: str, actor: str, data: Mapping[str, object]) -> bytes:
     """The canonical bytes of an entry, as they are hashed and stored. Raises CanonicalError."""
-    return canonical.encode({"actor": actor, "data": dict(data), "seq": seq, "ts": ts, "type": type_})
+    return encode_and_parse(seq, ts, type_, actor, data)[0]
+
+
+def encode_and_parse(
+    seq: int, ts: str, type_: str, actor: str, data: Mapping[str, object]
+) -> tuple[bytes, object]:
+    """The same, and the members as whoever reads the entry gets them. Raises CanonicalError."""
+    members = {"actor": actor, "data": dict(data), "seq": seq, "ts": ts, "type": type_}
+    return canonical.encode_and_parse(members)
 
 
 def decode(encoded: bytes, hash_: bytes) -> Entry:

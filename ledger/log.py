@@ -160,6 +160,8 @@ class Ledger:
             for job in running:
                 head, reply = self._run(job, head)
                 replies.append(reply)
+            if head != before:
+                self._db.execute("UPDATE meta SET head_seq = ?, head_hash = ?", head)
             self._db.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - whatever it was, nobody may wait for ever or take it for done
             with suppress(sqlite3.Error):  # a failing ROLLBACK ends the transaction all the same
@@ -181,6 +183,7 @@ class Ledger:
         try:
             with savepoint(self._db, "step"):
                 result = job.step(transaction)
+                transaction.refuse_half_an_entry()
         except BaseException as error:  # the future's owner gets it
             if not self._db.in_transaction:
                 raise sqlite3.OperationalError(f"the transaction was rolled back: {error}") from error

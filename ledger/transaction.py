@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from ledger import chain, entry, projection
 from ledger.chain import Head
 from ledger.entry import Entry
-from ledger.errors import LedgerUnavailable
+from ledger.errors import EntryRefused, LedgerUnavailable
 from ledger.schema import SqlTables
 
 
@@ -24,6 +24,8 @@ class Transaction:
         self.db = db
         self.now = now
         self.head = head
+        """The newest entry; the ledger's tables name it from the end of the transaction on."""
+        self._fault: BaseException | None = None  # what broke off an entry half written
         self._ended = False
 
     def append(self, type: str, actor: str, data: Mapping[str, object]) -> Entry:  # noqa: A002 - the member's name
@@ -33,18 +35,29 @@ class Transaction:
         written, if `data` has no canonical form or contradicts the projection (an outcome of a payment
         that does not exist, a payment_id signed twice); LedgerUnavailable if the transaction is gone.
         """
-        if self._ended or not self.db.in_transaction:  # outside of one each statement would commit by itself
+        if (
+            self._ended or self._fault or not self.db.in_transaction
+        ):  # outside of one each statement would commit by itself
             raise LedgerUnavailable("the transaction has ended")
         seq = self.head.seq + 1
-        encoded = entry.encode(seq, entry.timestamp(self.now), type, actor, data)
+        encoded, members = entry.encode_and_parse(seq, entry.timestamp(self.now), type, actor, data)
         hash_ = chain.link(self.head.hash, encoded)
-        appended = entry.decode(encoded, hash_)  # what is folded and returned is what was written
-        with savepoint(self.db, "entry"):
-            self.db.execute("INSERT INTO entries VALUES (?, ?, ?)", (seq, encoded.decode(), hash_))
-            self.db.execute("UPDATE meta SET head_seq = ?, head_hash = ?", (seq, hash_))
+        appended = entry.from_members(members, hash_)  # what is folded and returned is what is written
+        try:
             projection.fold(appended, SqlTables(self.db))
+            self.db.execute("INSERT INTO entries VALUES (?, ?, ?)", (seq, encoded.decode(), hash_))
+        except EntryRefused:  # the fold changed nothing
+            raise
+        except BaseException as error:
+            self._fault = error
+            raise
         self.head = Head(seq, hash_)
         return appended
+
+    def refuse_half_an_entry(self) -> None:
+        """Raises what broke one off: nothing of the step may be kept then, even if the step itself went on."""
+        if self._fault is not None:
+            raise self._fault
 
     def end(self) -> None:
         """Called when the step is over: from now on nothing can be appended to it."""

@@ -50,17 +50,17 @@ class Intent:
     """The server has not asked yet; `offers` are those of its last 402."""
     limits: AppLimits | Unpayable = field(default_factory=AppLimits)
     """What the application allows; Unpayable if it said something that cannot be read."""
+    domain: str = field(init=False)
+    """The origin as `allowed_domains` spells it: "api.example.com", "host:8443", "http://127.0.0.1:4021"."""
+    intent_key: str = field(init=False)
+    """One intent, one nonce: requests with the same key share one authorization while it is open."""
 
-    @property
-    def domain(self) -> str:
-        """The origin as `allowed_domains` spells it: "api.example.com", "host:8443", "http://127.0.0.1:4021"."""
-        return str(self.origin).removeprefix("https://")
-
-    @property
-    def intent_key(self) -> str:
-        """One intent, one nonce: requests with the same key share one authorization while it is open."""
-        parts = [self.caller, str(self.origin), self.method, self.fingerprint, self.key]
-        return hashlib.sha256(b"osmoda-intent/v1\n" + json.dumps(parts).encode()).hexdigest()
+    def __post_init__(self) -> None:
+        origin = str(self.origin)
+        parts = [self.caller, origin, self.method, self.fingerprint, self.key]
+        key = hashlib.sha256(b"osmoda-intent/v1\n" + json.dumps(parts).encode()).hexdigest()
+        object.__setattr__(self, "domain", origin.removeprefix("https://"))
+        object.__setattr__(self, "intent_key", key)
 
     def record(self) -> dict[str, Any]:
         """What the ledger keeps of the question. The query of the URL is not in it: it may hold secrets."""

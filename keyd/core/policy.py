@@ -172,8 +172,11 @@ class Deny:
 
 def decide(intent: Intent, policy: Policy, *, payer: str, standing: Standing) -> Allow | Deny:
     """`payer` is the paying wallet's address."""
-    if denial := admit(intent, policy, standing):
-        return denial
+    return admit(intent, policy, standing) or choose(intent, policy, payer=payer, standing=standing)
+
+
+def choose(intent: Intent, policy: Policy, *, payer: str, standing: Standing) -> Allow | Deny:
+    """The rest of the decision, for an intent that `admit` has nothing against."""
     offer = cheapest(intent, policy, payer, standing.pin if policy.pin else None)
     if isinstance(offer, Deny):
         return offer

@@ -28,6 +28,7 @@ from keyd.files import make_private_directory, sweep_temporary, write_private
 VERSION: Final = 2
 _NONCE_BYTES: Final = 12
 _LABEL: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}", re.ASCII)
+_ASSOCIATED: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 
 
 class WalletMissing(Exception):
@@ -221,7 +222,8 @@ class Keystore:
 
     def _read(self, label: str) -> _File:
         try:
-            content = self._path(label).read_bytes()
+            with open(self._path(label), "rb", buffering=0) as file:
+                content = file.readall()
         except FileNotFoundError:
             raise WalletMissing(label) from None
         except OSError as error:
@@ -255,4 +257,4 @@ def _is_private_key(key: bytes) -> bool:
 
 def _associated_data(info: WalletInfo) -> bytes:
     fields = {"address": info.address, "label": info.label, "version": VERSION}
-    return b"osmoda-wallet/v2\n" + json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+    return b"osmoda-wallet/v2\n" + _ASSOCIATED.encode(fields).encode()

@@ -145,6 +145,21 @@ def test_canonical_bytes_parse_back_to_the_same_value_and_are_stable(value: obje
     assert canonical.encode(json.loads(encoded)) == encoded
 
 
+@given(VALUES)
+def test_the_short_way_gives_the_bytes_of_the_long_one(value: object) -> None:
+    long_way = json.dumps(canonical._sorted(value, 0), ensure_ascii=False, separators=(",", ":"))
+    encoded, parsed = canonical.encode_and_parse(value)
+    assert encoded == long_way.encode()
+    assert parsed == value
+
+
+@pytest.mark.parametrize("value", [{"a": [True, 1, None]}, {"a": {"é": 1}}])
+def test_what_is_parsed_is_nobody_elses(value: dict[str, Any]) -> None:
+    _, parsed = canonical.encode_and_parse(value)
+    value["a"].clear()
+    assert parsed != value
+
+
 @given(st.dictionaries(TEXT, st.none(), max_size=8), st.randoms())
 def test_the_order_in_which_keys_were_added_does_not_matter(value: dict[str, None], random: Any) -> None:
     keys = list(value)

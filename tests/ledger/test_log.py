@@ -233,6 +233,25 @@ def test_a_refused_entry_writes_nothing_and_the_step_may_go_on(ledger: Ledger, p
     assert verify(path).ok
 
 
+def test_a_step_that_goes_on_after_half_an_entry_is_undone_and_its_neighbours_stay(
+    ledger: Ledger, path: Path, signed_data: Any
+) -> None:
+    def half(transaction: Transaction) -> None:
+        transaction.db.execute("INSERT INTO entries VALUES (2, '{}', x'')")  # in the way of the entry itself
+        with pytest.raises(sqlite3.IntegrityError):
+            transaction.append("x402.payment.signed", "test", signed_data())
+        with pytest.raises(LedgerUnavailable):
+            noted("instead")(transaction)
+
+    with held(ledger):
+        before, broken, after = (ledger.transact(step) for step in (noted("before"), half, noted("after")))
+    with pytest.raises(LedgerUnavailable, match="UNIQUE"):
+        broken.result(WAIT_S)
+    assert (before.result(WAIT_S).seq, after.result(WAIT_S).seq) == (1, 2)
+    assert texts(ledger) == ["before", "after"]
+    assert verify(path).ok
+
+
 def test_a_step_that_exits_does_not_take_the_writer_with_it(ledger: Ledger) -> None:
     def leaving(_: Transaction) -> None:
         raise SystemExit
