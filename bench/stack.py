@@ -62,10 +62,10 @@ def egress_for(keyd: Keyd) -> Iterator[Egress]:
 
 
 @contextmanager
-def seller(folder: Path) -> Iterator[str]:
-    """URL of the demo's seller: it checks terms, signature and nonce of each payment, and needs no chain."""
-    command = [sys.executable, "-m", "demo.seller", "--pay-to", SELLER]
-    program = Program("seller", command, folder / "seller.log")
+def seller(folder: Path, name: str = "seller", *, away_ms: float = 0) -> Iterator[str]:
+    """URL of a running bench/peers/seller.py, whose answers take `away_ms` longer, as through a network."""
+    command = [sys.executable, "-m", "bench.peers.seller", "--pay-to", SELLER, "--away-ms", str(away_ms)]
+    program = Program("seller", command, folder / f"{name}.log")
     try:
         yield str(program.start()["url"])
     finally:
@@ -79,11 +79,16 @@ def product(command: str) -> Path:
     return path
 
 
-def sdk() -> Worker:
-    """The official SDK. Raises FileNotFoundError if it is not installed."""
+def sdk(*, coincurve: bool = True) -> Worker:
+    """The official SDK. Raises FileNotFoundError if it is not installed.
+
+    `coincurve`: with the package that eth_account signs fast with if it finds it. No package asks for it: after
+    `pip install "x402[evm,httpx]"` eth_account signs in Python.
+    """
     if not SDK_PYTHON.exists():
         raise FileNotFoundError("the peers of the benches are not installed: run `make bench`")
-    return Worker([SDK_PYTHON, SDK_SCRIPT])
+    backend = "CoinCurveECCBackend" if coincurve else "NativeECCBackend"
+    return Worker([SDK_PYTHON, SDK_SCRIPT], {"ECC_BACKEND_CLASS": f"eth_keys.backends.{backend}"})
 
 
 def sdk_versions() -> dict[str, str]:

@@ -14,12 +14,13 @@ import hashlib
 import json
 import socket
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
 from eth_account import Account
-from eth_account.messages import encode_typed_data
+from eth_account.messages import SignableMessage, encode_typed_data
 from eth_keys.exceptions import BadSignature
 from eth_utils.exceptions import ValidationError
 
@@ -68,11 +69,35 @@ class PaymentRefused(Exception):
     """The payment header is not good for this resource; the text goes into the next 402."""
 
 
+def signable(authorization: Mapping[str, str]) -> SignableMessage:
+    """What the payer signs of `authorization` (EIP-712)."""
+    message = {
+        **authorization,
+        **{name: int(authorization[name]) for name in ("value", "validAfter", "validBefore")},
+        "nonce": bytes.fromhex(authorization["nonce"].removeprefix("0x")),
+    }
+    return encode_typed_data(
+        full_message={
+            "types": _EIP712_TYPES,
+            "primaryType": "TransferWithAuthorization",
+            "domain": _DOMAIN,
+            "message": message,
+        }
+    )
+
+
+def signer_of(authorization: Mapping[str, str], signature: str) -> str:
+    """Address that signed `authorization`. Raises what eth_account raises if nobody did."""
+    signer: str = Account.recover_message(signable(authorization), signature=signature)
+    return signer
+
+
 @dataclass
 class Books:
     """What was sold. `nonces` are those used up: each authorization is good for one answer."""
 
     pay_to: str
+    signer_of: Callable[[Mapping[str, str], str], str] = signer_of
     nonces: set[str] = field(default_factory=set)
     sales: list[dict[str, str]] = field(default_factory=list)
 
@@ -98,9 +123,11 @@ class Books:
         try:
             authorization = payload["payload"]["authorization"]
             _check_terms(authorization, self.pay_to, price)
-            _check_signature(authorization, payload["payload"]["signature"])
+            signer = self.signer_of(authorization, payload["payload"]["signature"])
         except (KeyError, TypeError, ValueError, BadSignature, ValidationError) as error:
             raise PaymentRefused("invalid_payload") from error
+        if signer.lower() != authorization["from"].lower():
+            raise PaymentRefused("invalid_exact_evm_payload_signature")
         nonce = authorization["nonce"].lower()
         if nonce in self.nonces:
             raise PaymentRefused("invalid_exact_evm_nonce_already_used")
@@ -142,7 +169,7 @@ async def _sell(request: web.Request) -> web.Response:
     except PaymentRefused as refusal:
         return _payment_required(request, books.requirements(price), str(refusal))
     content = {"paid for": request.path, "weather": "sunny", "temperature": 21}
-    return web.json_response(content, headers={"PAYMENT-RESPONSE": _encode(settlement)})
+    return web.json_response(content, headers={"PAYMENT-RESPONSE": encode(settlement)})
 
 
 async def _show_notes(request: web.Request) -> web.Response:
@@ -159,14 +186,14 @@ async def _show_books(request: web.Request) -> web.Response:
 
 
 def _payment_required(request: web.Request, terms: dict[str, Any], error: str) -> web.Response:
-    required = {
-        "x402Version": 2,
-        "error": error,
-        "resource": {"url": str(request.url), "description": "", "mimeType": "application/json"},
-        "accepts": [terms],
-    }
-    headers = {"PAYMENT-REQUIRED": _encode(required), "Cache-Control": "no-store"}
+    headers = {"PAYMENT-REQUIRED": required(str(request.url), terms, error), "Cache-Control": "no-store"}
     return web.json_response({}, status=402, headers=headers)
+
+
+def required(url: str, terms: dict[str, Any], error: str) -> str:
+    """The value of PAYMENT-REQUIRED."""
+    resource = {"url": url, "description": "", "mimeType": "application/json"}
+    return encode({"x402Version": 2, "error": error, "resource": resource, "accepts": [terms]})
 
 
 def _decode(header: str) -> dict[str, Any]:
@@ -179,7 +206,7 @@ def _decode(header: str) -> dict[str, Any]:
     return payload
 
 
-def _encode(value: dict[str, Any]) -> str:
+def encode(value: dict[str, Any]) -> str:
     return base64.b64encode(json.dumps(value).encode()).decode()
 
 
@@ -193,25 +220,6 @@ def _check_terms(authorization: dict[str, str], pay_to: str, price: int) -> None
         raise PaymentRefused("invalid_exact_evm_payload_authorization_valid_after")
     if int(authorization["validBefore"]) < now + MIN_REMAINING_S:
         raise PaymentRefused("invalid_exact_evm_payload_authorization_valid_before")
-
-
-def _check_signature(authorization: dict[str, str], signature: str) -> None:
-    message = {
-        **authorization,
-        **{name: int(authorization[name]) for name in ("value", "validAfter", "validBefore")},
-        "nonce": bytes.fromhex(authorization["nonce"].removeprefix("0x")),
-    }
-    typed = encode_typed_data(
-        full_message={
-            "types": _EIP712_TYPES,
-            "primaryType": "TransferWithAuthorization",
-            "domain": _DOMAIN,
-            "message": message,
-        }
-    )
-    signer: str = Account.recover_message(typed, signature=signature)
-    if signer.lower() != authorization["from"].lower():
-        raise PaymentRefused("invalid_exact_evm_payload_signature")
 
 
 def main() -> None:

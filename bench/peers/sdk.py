@@ -1,8 +1,10 @@
 """The official Python SDK and eth_account, as people use them. Runs in an environment of its own.
 
+ECC_BACKEND_CLASS says what eth_account signs with (eth_keys.backends); it fails if that cannot be had.
+
 Answers each line of JSON on standard input with one on standard output:
 
-{"sign": n}             → milliseconds of each of n `sign_typed_data`, by eth_account with coincurve
+{"sign": n}             → milliseconds of each of n `sign_typed_data`, by eth_account
 {"payload": n}          → milliseconds of each of n `create_payment_payload`
 {"pay": url, "n": n}    → milliseconds of each of n paid requests with the SDK's httpx client, to `url`/NUMBER
 {"versions": null}      → what is installed
@@ -109,13 +111,14 @@ class Buyer:
 
 
 def versions() -> dict[str, str]:
-    if "CoinCurve" not in type(eth_keys.backends.get_backend()).__name__:
-        raise RuntimeError("eth_account is to be measured with coincurve, not with pure Python")
     return {f"peer {name}": version(name) for name in ("x402", "eth-account", "coincurve", "httpx")}
 
 
 def main() -> None:
     logging.disable(logging.INFO)
+    signs_with = type(eth_keys.backends.get_backend()).__name__
+    if signs_with != os.environ["ECC_BACKEND_CLASS"].rpartition(".")[2]:
+        raise RuntimeError(f"eth_account signs with {signs_with}")
     buyer = Buyer()
     with asyncio.Runner() as runner:
         for line in sys.stdin:
