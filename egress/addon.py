@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from typing import Final
 
 import structlog
@@ -208,6 +209,7 @@ class X402Addon:
             http_status=http_status,
             settlement=settlement,
             failure=failure,
+            answered_at=None if http_status is None else int(time.time() * 1_000_000),
         )
         self._payer.report(payment.fingerprint, report)
 

@@ -123,8 +123,11 @@ def overlaps(db: sqlite3.Connection, payment: Payment, started_us: int | None, n
     """The application had not got the answer to `payment` yet when it sent this same request: a parallel repeat."""
     if started_us is None or not payment.delivered or now_s > payment.authorization.valid_before:
         return False
-    delivered_at = next(e.ts for e in _entries(db, payment) if e.data.get("delivered") is True)
-    return started_us < datetime.fromisoformat(delivered_at).timestamp() * 1_000_000
+    delivered = next(e for e in _entries(db, payment) if e.data.get("delivered") is True)
+    reported_us = int(datetime.fromisoformat(delivered.ts).timestamp() * 1_000_000)
+    # The report comes later than the answer: a program that asks again at once is faster than it.
+    answered_us: int = delivered.data.get("answered_at", reported_us)
+    return started_us < min(answered_us, reported_us)
 
 
 def to_ask_about(db: sqlite3.Connection, after: int, now_s: int, limit: int) -> list[Payment]:

@@ -176,7 +176,7 @@ def outcome(payment: Payment, report: api.OutcomeReport, found: Evidence) -> Dat
         "notes": list(found.notes),
         "payment_id": payment.payment_id,
         "transaction": found.transaction,
-    }
+    } | ({} if report.answered_at is None else {"answered_at": report.answered_at})
 
 
 def claimed(db: sqlite3.Connection, payment: Payment, transaction: str) -> str | None:

@@ -169,6 +169,8 @@ class OutcomeReport(Message):
     """The decoded SettlementResponse (PAYMENT-RESPONSE or X-PAYMENT-RESPONSE), as received."""
     failure: Literal["connection", "timeout", "not_sent"] | None = None
     """Why there was no answer. `not_sent`: the payment never left egress."""
+    answered_at: Annotated[int, Field(ge=0, lt=2**53)] | None = None
+    """When the application began to get the answer, Unix time in microseconds, by the clock of `started_at`."""
 
 
 class OutcomeReply(Message):

@@ -250,3 +250,19 @@ async def test_a_repeat_that_keyd_answers_with_the_same_payment_carries_the_same
         await app.get()
     headers = [request.get("PAYMENT-SIGNATURE") for request in upstream.requests]
     assert headers[1] == headers[3] is not None
+
+
+async def test_a_request_made_because_of_an_answer_began_after_it_by_what_keyd_is_told(world: World) -> None:
+    world.keyd.outcome_gate.clear()  # the report is late
+    async with world.serving(SELLER) as upstream, world.app(upstream) as app:
+        await app.get()
+        await app.send()
+        world.keyd.outcome_gate.set()
+        assert (await app.answer()).status == 200
+    first, second = [await world.keyd.outcomes.get() for _ in range(2)]
+    before, after = (request.started_at for request in world.keyd.requests)
+    assert before is not None
+    assert first.answered_at is not None
+    assert after is not None
+    assert second.answered_at is not None
+    assert before < first.answered_at < after < second.answered_at

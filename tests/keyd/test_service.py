@@ -141,6 +141,26 @@ async def test_a_request_that_began_before_an_identical_one_was_answered_is_its_
     assert after.payment.authorization.nonce != first.payment.authorization.nonce
 
 
+async def test_a_request_that_is_faster_than_the_report_of_the_answer_before_it_is_a_new_purchase(
+    rig: Rig,
+) -> None:
+    first = await rig.paid(started_at=rig.clock.now_us)
+    answered_at = rig.clock.now_us + 300
+    rig.clock.advance(1)
+    await rig.report(first, http_status=200, settlement=SETTLED, answered_at=answered_at)
+    before = await rig.paid(started_at=answered_at - 1)
+    assert before.signature == first.signature
+    after = await rig.paid(started_at=answered_at)
+    assert after.payment.authorization.nonce != first.payment.authorization.nonce
+
+
+async def test_no_report_puts_the_answer_later_than_it_came_itself(rig: Rig) -> None:
+    first = await rig.paid(started_at=rig.clock.now_us)
+    await rig.report(first, http_status=200, settlement=SETTLED, answered_at=rig.clock.now_us + 60_000_000)
+    after = await rig.paid(started_at=rig.clock.now_us)
+    assert after.payment.authorization.nonce != first.payment.authorization.nonce
+
+
 async def test_requests_that_differ_are_paid_apart(rig: Rig) -> None:
     different = [
         await rig.paid(what=1),
