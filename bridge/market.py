@@ -18,6 +18,7 @@ from bridge.terms import Terms
 from bridge.web import NotAnswered, Page, Web, origin_of, parse_url
 from keyd import api
 from keyd.client import KeydClient
+from keyd.reasons import explain
 
 MAX_FOUND: Final = 20
 """Entries of one page. A model reads no more, and keyd is asked about each one."""
@@ -139,8 +140,10 @@ def _entries(page: Page) -> list[Mapping[str, Any]]:
 
 
 def _refused_by_egress(page: Page) -> str | None:
-    """The code of a request that egress itself refused; a 402 that it passes on is what was asked for."""
-    said = page.egress or ""
-    if page.status == 402 or not said.startswith("rejected; reason="):
-        return None
-    return said.removeprefix("rejected; reason=").split(";")[0]
+    """The code of a request that egress itself refused; a 402 that it passes on is what was asked for.
+
+    Codes of the registry alone: through a tunnel that egress does not look into comes the header that the seller wrote,
+    and a model would read it as egress's word.
+    """
+    code = (page.egress or "").removeprefix("rejected; reason=")
+    return code if page.status != 402 and explain(code) is not None else None

@@ -43,7 +43,7 @@ class Page:
     """PAYMENT-REQUIRED, each line of it."""
     location: str | None
     egress: str | None
-    """X-402-Egress; a server's own never gets through egress."""
+    """X-402-Egress; the server's own, if egress tunnels to it and does not look inside."""
     body: bytes
 
 
