@@ -2,25 +2,32 @@
 
 - 1xx answers (103 Early Hints) are swallowed: they are handed on;
 - every byte is acknowledged at once, and what the other side has no window for is kept without limit: a stream that
-  cannot be passed on gets no more window.
+  cannot be passed on gets no more window;
+- a server that announces its end (GOAWAY) is left at once, with the answers it owes: they are awaited, because one of
+  them may be paid for, and its payment is good only once;
+- a request that was cancelled while it waited for its turn is sent all the same: it is not.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, Final
 
 import h2.config
 import h2.connection
+import h2.errors
 import h2.events
+from hyperframe.frame import Frame, GoAwayFrame
 from mitmproxy import http
+from mitmproxy.connection import ConnectionState
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers import http as http_layers
 from mitmproxy.proxy.layers.http import _http2 as stock
 from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
     RequestData,
     RequestProtocolError,
     ResponseData,
@@ -39,8 +46,15 @@ CONNECTION_WINDOW: Final = 16 * 1024 * 1024
 the others."""
 
 
+@dataclass
+class GoingAway(h2.events.Event):
+    """The server takes no further requests, and will answer those up to `last_stream_id` (RFC 9113 section 6.8)."""
+
+    last_stream_id: int
+
+
 class PacedH2Connection(BufferedH2Connection):
-    """Acknowledges data of paused streams only once they go on."""
+    """Acknowledges data of paused streams only once they go on. Outlives the GOAWAY of a server that only says good-bye."""
 
     def __init__(self, config: h2.config.H2Configuration) -> None:
         super().__init__(config)
@@ -66,6 +80,11 @@ class PacedH2Connection(BufferedH2Connection):
         """Safe for streams that are not paused, or closed: then the bytes come back to the connection alone."""
         if size := self._unacknowledged.pop(stream_id, 0):
             super().acknowledge_received_data(size, stream_id)
+
+    def _receive_goaway_frame(self, frame: GoAwayFrame) -> tuple[list[Frame], list[h2.events.Event]]:
+        if frame.error_code != h2.errors.ErrorCodes.NO_ERROR or not self.config.client_side:
+            return super()._receive_goaway_frame(frame)
+        return [], [GoingAway(frame.last_stream_id)]  # stock h2 reads nothing more on this connection
 
     def backlog(self, stream_id: int) -> int:
         """Bytes that wait for the peer's window."""
@@ -113,15 +132,17 @@ class _PacedConnection(stock.Http2Connection):
             if stream_id not in self._overfull and self._backlog(stream_id) > QUEUE_LIMIT:
                 self._overfull.add(stream_id)
                 yield ReceiveHttp(SendingPaused(stream_id, self.conn))
-        elif isinstance(event, RequestProtocolError | ResponseProtocolError):
-            self._overfull.discard(stream_id)
         elif self._overfull:
-            for stream_id in self._with_room(self._overfull):
+            broken_off = isinstance(event, RequestProtocolError | ResponseProtocolError)
+            yield from self._resume({stream_id} if broken_off else set())
+
+    def _resume(self, ended: set[int]) -> layer.CommandGenerator[None]:
+        """Let go on whoever has room again, or has nothing more to send here: of an upload that was broken off, the rest
+        is still wanted."""
+        for stream_id in tuple(self._overfull):
+            if stream_id in ended or self._backlog(stream_id) <= QUEUE_LIMIT // 2:
                 self._overfull.discard(stream_id)
                 yield ReceiveHttp(SendingResumed(stream_id, self.conn))
-
-    def _with_room(self, stream_ids: Iterable[int]) -> list[int]:
-        return [stream_id for stream_id in stream_ids if self._backlog(stream_id) <= QUEUE_LIMIT // 2]
 
     def _flush(self) -> layer.CommandGenerator[None]:
         if data := self.h2_conn.data_to_send():
@@ -143,6 +164,39 @@ class Http2Server(_PacedConnection, stock.Http2Server):
 class Http2Client(_PacedConnection, stock.Http2Client):
     """Towards servers."""
 
+    _going_away = False
+    """No further request may be sent here; the connection ends with the last answer."""
+
+    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
+        if isinstance(event, RequestProtocolError) and event.stream_id in self.stream_queue:
+            del self.stream_queue[event.stream_id]
+            self._overfull.discard(event.stream_id)
+            return  # nothing of it was sent, and nobody waits for it any more
+        yield from super()._handle_event(event)
+        if self._going_away:
+            yield from self._leave()
+
+    def _leave(self) -> layer.CommandGenerator[None]:
+        queued = tuple(self.stream_queue)
+        self.stream_queue.clear()
+        for stream_id in queued:
+            yield ReceiveHttp(_not_taken(stream_id))
+        if not self.h2_conn.open_outbound_streams:
+            yield commands.CloseConnection(self.conn)
+            self.streams.clear()
+            self._handle_event = self.done  # type: ignore[method-assign]
+
+    def _go_away(self, last_stream_id: int) -> layer.CommandGenerator[None]:
+        self._going_away = True
+        self.conn.state &= (
+            ~ConnectionState.CAN_WRITE
+        )  # so that HttpLayer opens another one for what comes next
+        self.provisional_max_concurrency = -1  # what is queued must not be begun here
+        for own in [own for own in self.streams if own > last_stream_id]:
+            del self.streams[own]
+            self.h2_conn.reset_stream(own, h2.errors.ErrorCodes.CANCEL)
+            yield ReceiveHttp(_not_taken(own))
+
     def _own_id(self, stream_id: int) -> int | None:
         return self.our_stream_id.get(stream_id)
 
@@ -153,6 +207,9 @@ class Http2Client(_PacedConnection, stock.Http2Client):
         return waiting + super()._backlog(stream_id)
 
     def handle_h2_event(self, event: h2.events.Event) -> layer.CommandGenerator[bool]:
+        if isinstance(event, GoingAway):
+            yield from self._go_away(event.last_stream_id)
+            return False
         if not isinstance(event, h2.events.InformationalResponseReceived):
             return (yield from super().handle_h2_event(event))
         try:
@@ -171,6 +228,12 @@ class Http2Client(_PacedConnection, stock.Http2Client):
         )
         yield ReceiveHttp(ResponseHeaders(event.stream_id, hint, False))
         return False
+
+
+def _not_taken(stream_id: int) -> ResponseProtocolError:
+    return ResponseProtocolError(
+        stream_id, "the server goes away and has not taken the request", ErrorCode.GENERIC_SERVER_ERROR
+    )
 
 
 def install() -> None:

@@ -14,7 +14,7 @@ from tests.egress.support.client import App
 from tests.egress.support.http2 import Http2App, Stream, serving_http2
 from tests.egress.support.keyd import FakeKeyd
 from tests.egress.support.upstream import Connection
-from tests.egress.support.wire import response
+from tests.egress.support.wire import TERMS, encode, response
 
 MIB = 1024 * 1024
 HELD_AT_MOST = 32 * MIB
@@ -246,4 +246,30 @@ async def test_an_http2_upload_waits_for_the_servers_window(world: World) -> Non
         assert await _settled(lambda: app.sent[large]) < 6 * MIB
         go_on.set()
         assert str(20 * MIB) in await app.until(large, "end")
+        await sending
+
+
+async def test_a_402_wakes_an_http2_upload_that_waits_for_the_servers_window(world: World) -> None:
+    """Nobody reads what is left of the first request, but the paid one needs it."""
+    size, stuck = 4 * MIB, asyncio.Event()
+
+    async def script(stream: Stream) -> None:
+        if stream.paid:
+            await stream.complete.wait()
+            await stream.head(200)
+            await stream.data(str(len(stream.message.body)).encode(), end=True)
+            return
+        stream.connection.hold.add(stream.id)
+        await stuck.wait()
+        await stream.head(402, {"payment-required": encode(TERMS)}, end=True)
+
+    async with (
+        serving_http2(script, world.pki.server_for("h2")) as upstream,
+        http2_app(world, upstream) as app,
+    ):
+        stream = await app.request("/a", {":method": "POST"}, end=False)
+        sending = asyncio.create_task(app.send_body(stream, size))
+        assert await _settled(lambda: app.sent[stream]) < size
+        stuck.set()
+        assert str(size) in await app.until(stream, "end")
         await sending

@@ -144,6 +144,75 @@ async def test_a_connection_that_dies_under_the_paid_stream_gets_the_same_paymen
     assert len(world.keyd.requests) == 1
 
 
+@pytest.mark.parametrize("announced", [False, True], ids=["at once", "announced"])
+async def test_a_server_that_goes_away_is_awaited_and_asked_nothing_more(
+    world: World, announced: bool
+) -> None:
+    """As nginx does after so many requests. The payment is good only once: a repeat elsewhere would be refused."""
+    left = asyncio.Event()
+
+    async def script(stream: Stream) -> None:
+        if not stream.paid or upstream.connections > 1:
+            await seller(stream)
+            return
+        if announced:
+            await stream.go_away(2**31 - 1)
+        await stream.go_away(stream.id)
+        await stream.head(200)
+        await stream.data(b"one, ")
+        other = await app.get(upstream.url("/other"))
+        await stream.data(other.content, end=True)
+        await stream.connection.ended.wait()
+        left.set()
+
+    async with serving_http2(script, world.pki.server_for("h2")) as upstream, client(world) as app:
+        answer = await app.get(upstream.url())
+        await left.wait()  # egress closes the connection once it has its last answer
+    assert (answer.status_code, answer.content) == (200, b"one, content of /other")
+    assert upstream.connections == 2
+    assert len(world.keyd.requests) == 2
+
+
+async def test_a_payment_that_a_server_going_away_has_not_taken_goes_to_its_successor(world: World) -> None:
+    async def script(stream: Stream) -> None:
+        if stream.paid and upstream.connections == 1:
+            await stream.go_away(stream.id - 2)
+        else:
+            await seller(stream)
+
+    async with serving_http2(script, world.pki.server_for("h2")) as upstream, client(world) as app:
+        assert (await app.get(upstream.url())).content == b"content of /a"
+    _, first, second = (request.get("payment-signature") for request in upstream.requests)
+    assert first == second is not None
+    assert len(world.keyd.requests) == 1
+
+
+async def test_a_request_that_was_cancelled_in_the_queue_is_never_sent(world: World) -> None:
+    arrived, go_on = asyncio.Event(), asyncio.Event()
+
+    async def script(stream: Stream) -> None:
+        arrived.set()
+        await go_on.wait()
+        await stream.head(200, end=True)
+
+    async with (
+        serving_http2(script, world.pki.server_for("h2"), max_concurrent_streams=1) as upstream,
+        http2_app(world, upstream) as app,
+    ):
+        first = await app.request("/first")
+        await arrived.wait()
+        cancelled = await app.request("/cancelled", {":method": "POST"}, end=False)
+        last = await app.request("/last")
+        await app.send(cancelled, b"x")
+        await app.heard()
+        await app.reset(cancelled)
+        await app.heard()
+        go_on.set()
+        await app.until(first, "end")
+        await app.until(last, "end")
+    assert [request.target for request in upstream.requests] == ["/first", "/last"]
+
+
 async def test_the_first_streams_end_is_not_taken_for_the_paid_ones(world: World) -> None:
     body = bytes(range(256)) * 4096
 

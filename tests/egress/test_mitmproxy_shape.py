@@ -1,4 +1,5 @@
-"""egress subclasses private parts of mitmproxy. This test notices when an update has changed them."""
+"""egress subclasses private parts of mitmproxy, and touches some of h2 and asyncio. These tests notice when an update
+has changed them."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
+import h2.connection
 import h11
 import mitmproxy.http
 import pytest
@@ -79,6 +81,26 @@ def test_the_private_parts_of_mitmproxy_are_those_that_were_read(user: str) -> N
         f"mitmproxy {version('mitmproxy')} and h11 {version('h11')}. "
         f"Read it against {user}, run tests/egress, then write {digest(part)!r} here."
     )
+
+
+def test_the_private_part_of_h2_is_the_one_that_was_read() -> None:
+    assert digest(h2.connection.H2Connection._receive_goaway_frame) == "de018f94938e", (
+        f"h2 {version('h2')} reads GOAWAY otherwise than 4.3.0. Read it against egress/http2.py."
+    )
+
+
+async def test_the_private_parts_of_asyncio_are_where_last_words_looks_for_them() -> None:
+    """egress/last_words.py. The source differs between versions of Python, so what it does is looked at."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        reader, writer = await asyncio.open_connection(sock=ours)
+        assert type(reader._buffer) is bytearray  # type: ignore[attr-defined]
+        theirs.send(b"last words")
+        writer.transport.abort()
+        kernel = writer.get_extra_info("socket")._sock
+        assert kernel.recv(100) == b"last words"  # open until the loop goes on, and then
+        assert await reader.read() == b""
+        assert kernel.fileno() == -1
 
 
 def test_the_classes_that_egress_replaces_are_looked_up_by_name() -> None:

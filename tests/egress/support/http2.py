@@ -11,6 +11,7 @@ from typing import Self
 import h2.config
 import h2.connection
 import h2.events
+from hyperframe.frame import GoAwayFrame
 
 from tests.egress.support.client import App
 from tests.egress.support.upstream import Upstream
@@ -60,6 +61,11 @@ class Stream:
 
     async def reset(self) -> None:
         self.connection.h2.reset_stream(self.id)
+        await self.connection.flush()
+
+    async def go_away(self, last_stream_id: int) -> None:
+        """GOAWAY without an error, as a server sends that shuts down in peace. h2 itself would fall silent after it."""
+        self.connection.writer.write(GoAwayFrame(0, last_stream_id=last_stream_id).serialize())
         await self.connection.flush()
 
 
@@ -119,6 +125,8 @@ class Http2Connection(_Acknowledging):
         )
         self.streams: dict[int, Stream] = {}
         self.resets: asyncio.Queue[int] = asyncio.Queue()
+        self.ended = asyncio.Event()
+        """Set when the other side has closed."""
 
     async def flush(self) -> None:
         self.writer.write(self.h2.data_to_send())
@@ -136,6 +144,7 @@ class Http2Connection(_Acknowledging):
                     self._handle(event, scripts)
                 self.tell()
                 await self.flush()
+            self.ended.set()
 
     def _handle(self, event: h2.events.Event, scripts: asyncio.TaskGroup) -> None:
         if isinstance(event, h2.events.RequestReceived):
@@ -160,13 +169,18 @@ type Http2Script = Callable[[Stream], Awaitable[None]]
 
 
 @asynccontextmanager
-async def serving_http2(script: Http2Script, tls: ssl.SSLContext) -> AsyncIterator[Upstream]:
+async def serving_http2(
+    script: Http2Script, tls: ssl.SSLContext, *, max_concurrent_streams: int = 100
+) -> AsyncIterator[Upstream]:
     upstream = Upstream(0, "https")
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream.connections += 1
         try:
-            await Http2Connection(reader, writer, script, upstream).run()
+            connection = Http2Connection(reader, writer, script, upstream)
+            connection.h2.local_settings.max_concurrent_streams = max_concurrent_streams
+            connection.h2.local_settings.acknowledge()  # otherwise h2 sends out its defaults
+            await connection.run()
         except ConnectionError:
             pass
         except Exception as failure:  # noqa: BLE001 reported below, in the test's own task
@@ -196,6 +210,7 @@ class Http2App(_Acknowledging):
         """Bytes of answers' bodies, by stream."""
         self.sent: dict[int, int] = {}
         """Bytes of `send_body`, by stream."""
+        self._pinged = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         await self.app.__aenter__()
@@ -239,6 +254,13 @@ class Http2App(_Acknowledging):
         self.h2.reset_stream(stream_id)
         await self.flush()
 
+    async def heard(self) -> None:
+        """Return when egress has read all that was sent before."""
+        self._pinged.clear()
+        self.h2.ping(bytes(8))
+        await self.flush()
+        await self._pinged.wait()
+
     async def until(self, stream_id: int, last: str) -> list[str]:
         """Everything seen on the stream, once `last` is."""
         while last not in self.seen[stream_id]:
@@ -262,6 +284,8 @@ class Http2App(_Acknowledging):
         if isinstance(event, h2.events.DataReceived):
             self.received[event.stream_id] = self.received.get(event.stream_id, 0) + len(event.data)
             self.acknowledge(event)
+        elif isinstance(event, h2.events.PingAckReceived):
+            self._pinged.set()
         if text := _shown(event):
             self.seen[event.stream_id].append(text)  # type: ignore[attr-defined]
 
