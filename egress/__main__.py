@@ -14,6 +14,7 @@ from egress import logs
 from egress.config import EgressSettings
 from egress.listener import listeners, metrics_listener
 from egress.workers import Workers
+from keyd import jsonlog
 from keyd.configfile import ConfigError, load
 from keyd.service_manager import Notifier
 
@@ -47,8 +48,7 @@ def main(
         else:
             code = _be_alone(settings)
     except ConfigError as error:
-        click.echo(f"osmoda-egress: error: {error}", err=True)
-        click.echo(f"osmoda-egress: hint: {error.hint}", err=True)
+        jsonlog.complain("osmoda-egress", str(error), error.hint)
         raise SystemExit(2) from None
     raise SystemExit(code)
 

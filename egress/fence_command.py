@@ -10,6 +10,7 @@ import click
 
 from egress.config import EgressSettings
 from egress.fence import REMOVE, Fenced, resolve, ruleset
+from keyd import jsonlog
 from keyd.configfile import ConfigError, load
 
 
@@ -76,6 +77,5 @@ def _nft(rules: str) -> None:
 
 
 def _fail(code: int, error: str, hint: str) -> NoReturn:
-    click.echo(f"osmoda-fence: error: {error}", err=True)
-    click.echo(f"osmoda-fence: hint: {hint}", err=True)
+    jsonlog.complain("osmoda-fence", error, hint)
     raise SystemExit(code)

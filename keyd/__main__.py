@@ -21,7 +21,7 @@ from typing import Final, NoReturn
 
 import structlog
 
-from keyd import config, logs
+from keyd import config, jsonlog, logs
 from keyd.admin import Admin
 from keyd.configfile import ConfigError
 from keyd.custody import kek, passphrase
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 def fail(message: str, hint: str) -> NoReturn:
-    print(f"osmoda-keyd: error: {message}\nosmoda-keyd: hint: {hint}", file=sys.stderr)
+    jsonlog.complain("osmoda-keyd", message, hint)
     sys.exit(EXIT_CONFIG)
 
 

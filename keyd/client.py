@@ -202,7 +202,7 @@ class KeydClient:
             ) as response:
                 status, answer = response.status, await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise KeydUnreachable(f"{self.socket}: {error or type(error).__name__}") from error
+            raise KeydUnreachable(f"{self.socket}: {str(error) or type(error).__name__}") from error
         try:
             if status != 200:
                 raise KeydRefused(status, api.Refusal.model_validate_json(answer))

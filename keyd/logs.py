@@ -18,7 +18,7 @@ def configure() -> None:
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
                 structlog.processors.format_exc_info,
-                structlog.processors.JSONRenderer(),
+                jsonlog.line(),
             ],
             foreign_pre_chain=[
                 structlog.stdlib.add_log_level,

@@ -93,13 +93,7 @@ class Server:
         seconds = time.perf_counter() - began
         self.metrics.answered(request.endpoint or "none", response.refused or ANSWERED, seconds)
         if request.method != "GET" or response.status != 200:  # egress asks for the policy every few seconds
-            log.info(
-                "keyd.request",
-                method=request.method,
-                path=request.path,
-                status=response.status,
-                uid=request.peer.uid,
-            )
+            _note(request, response)
         return response
 
     async def _answer(self, request: Request) -> Response:
@@ -170,3 +164,16 @@ def _patterns() -> Mapping[tuple[str, int], Sequence[tuple[str, tuple[str, ...]]
 
 
 _PATTERNS: Final = _patterns()
+
+
+def _note(request: Request, response: Response) -> None:
+    """In the log: who asked what, how it was answered, and which payment it was about."""
+    known = {"reason": response.refused and response.refused.value, "payment": request.payment}
+    log.info(
+        "keyd.request",
+        method=request.method,
+        path=request.path,
+        status=response.status,
+        uid=request.peer.uid,
+        **{name: value for name, value in known.items() if value},
+    )

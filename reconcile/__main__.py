@@ -8,6 +8,7 @@ from typing import NoReturn
 
 import click
 
+from keyd import jsonlog
 from keyd.client import KeydClient, KeydProtocolError, KeydRefused, KeydUnreachable
 from keyd.configfile import ConfigError, load
 from reconcile import logs
@@ -49,7 +50,7 @@ def main(config_file: Path, check: bool) -> None:
     click.echo(summary)
     if not told:
         hint = "the lines above say why; it is told again in the next pass"
-        click.echo(f"osmoda-reconcile: error: a hook failed\nosmoda-reconcile: hint: {hint}", err=True)
+        jsonlog.complain("osmoda-reconcile", "a hook failed", hint)
     if summary.failed:
         hint = (
             "the lines above name the servers; the money stays counted as spent until a later pass succeeds"
@@ -69,8 +70,7 @@ async def run(settings: ReconcileSettings) -> tuple[Summary, bool]:
 
 
 def _fail(code: int, error: str, hint: str) -> NoReturn:
-    click.echo(f"osmoda-reconcile: error: {error}", err=True)
-    click.echo(f"osmoda-reconcile: hint: {hint}", err=True)
+    jsonlog.complain("osmoda-reconcile", error, hint)
     raise SystemExit(code)
 
 

@@ -10,6 +10,7 @@ from keyd import api
 from keyd.cli.context import Invocation, invocation
 from keyd.cli.errors import CliError
 from keyd.cli.policy_text import change_lines
+from keyd.cli.program import as_called
 from keyd.cli.render import escaped, moment, table
 from keyd.client import KeydClient
 
@@ -25,7 +26,7 @@ def pending(run: Invocation, as_json: bool) -> None:
     elif waiting:
         rows = [_row(proposal) for proposal in waiting]
         click.echo(table(("ID", "KIND", "CODE", "BY", "UNTIL", "WHAT"), rows))
-        click.echo("`keyctl x402 approve ID` or `keyctl x402 reject ID` decides.")
+        click.echo(as_called("`keyctl x402 approve ID` or `keyctl x402 reject ID` decides."))
     else:
         click.echo("nothing waits for approval")
 
@@ -94,7 +95,7 @@ def proposal_text(proposal: api.Proposal) -> str:
         f"{asks}: {escaped(proposal.summary)}\n"
         f"Asked by {escaped(proposal.by)} at {moment(proposal.created_at)}; "
         f"without an answer it is dropped at {moment(proposal.expires_at)}.\n"
-        f"What to do: `keyctl x402 approve {escaped(proposal.id)}` or `keyctl x402 reject {escaped(proposal.id)}`."
+        + as_called(f"What to do: `keyctl x402 approve {proposal.id}` or `keyctl x402 reject {proposal.id}`.")
     )
 
 

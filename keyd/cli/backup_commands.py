@@ -16,6 +16,7 @@ from keyd import api
 from keyd.cli.context import Invocation, invocation
 from keyd.cli.errors import CliError, os_fault, report
 from keyd.cli.key_sources import new_passphrase, read_line
+from keyd.cli.program import as_called
 from keyd.cli.render import count, escaped
 from keyd.client import KeydClient
 from keyd.custody.restore import Restored, RestoreError
@@ -119,7 +120,9 @@ def _tell(done: Restored) -> None:
     click.echo(f"{count(done.wallets, 'wallet')}, ledger head {done.head.seq}:{done.head.hash.hex()}")
     if done.config is not None:
         click.echo(f"the keyd.toml of the backup: {escaped(str(done.config))}")
-    click.echo("payments are frozen: start keyd, look at `keyctl x402 spend`, then `keyctl x402 unfreeze`")
+    click.echo(
+        as_called("payments are frozen: start keyd, look at `keyctl x402 spend`, then `keyctl x402 unfreeze`")
+    )
 
 
 def _passphrase(file: Path, passphrase_file: Path | None) -> str:

@@ -8,6 +8,7 @@ from typing import Final
 import click
 
 from keyd.cli import system_trust
+from keyd.cli.program import as_called
 from keyd.cli.render import escaped, listed
 from keyd.cli.subprocesses import run
 
@@ -59,7 +60,7 @@ def install(ca: Path) -> None:
     certificate = system_trust.read_authority(ca)
     if system_trust.install(certificate, STORE, run):
         click.echo(f"the whole system trusts {system_trust.fingerprint(certificate)}")
-        click.echo("running programs have to be started anew; `keyctl ca remove` takes it out")
+        click.echo(as_called("running programs have to be started anew; `keyctl ca remove` takes it out"))
     else:
         click.echo("the whole system trusts it already")
 

@@ -35,10 +35,10 @@ _file = click.Path(path_type=Path, readable=False)
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """What the configuration files say; tables are empty where a file cannot be used, which is a finding."""
+    """What the configuration files say; None or an empty table where one cannot be used, which is a finding."""
 
     folder: Path
-    keyd: Settings
+    keyd: Settings | None
     egress: dict[str, Any]
     reconcile: dict[str, Any]
 
@@ -75,15 +75,12 @@ def doctor(run: Invocation, as_json: bool, offline: bool, credential: Path) -> i
 
 def _examine(run: Invocation, credential: Path, *, offline: bool) -> Iterator[Finding]:
     yield from accounts.check_accounts()
-    try:
-        settings = run.settings()
-    except CliError as error:
-        yield fault("configuration", str(error), error.hint or "correct keyd.toml")
-        settings = Settings()
+    written = yield from _settings(run)
+    settings = written or Settings()
     folder = run.config_file.parent
     egress = yield from _table(folder / "egress.toml", "osmoda-egress")
     reconcile = yield from _table(folder / "reconcile.toml", "osmoda-reconcile")
-    site = Installation(folder, settings, egress, reconcile)
+    site = Installation(folder, written, egress, reconcile)
 
     yield from files.check_files(files.installation(settings, site.egress_state, folder, credential))
     yield from files.check_space(settings.state_dir)
@@ -91,8 +88,20 @@ def _examine(run: Invocation, credential: Path, *, offline: bool) -> Iterator[Fi
     if settings.kek_file is None:
         yield from units.check_credential(credential, run_quietly, is_root=os.geteuid() == 0)
     yield from units.check_socket(Path(run.socket_option or settings.socket))
-    view = yield from _ask_keyd(run)
+    view = None
+    if written or run.socket_option:
+        view = yield from _ask_keyd(run)
+    else:
+        yield skipped("keyd", "nobody knows where it listens as long as its configuration cannot be used")
     yield from _look_around(site, view, offline=offline)
+
+
+def _settings(run: Invocation) -> Generator[Finding, None, Settings | None]:
+    try:
+        return run.settings()
+    except CliError as error:
+        yield fault("configuration", str(error), error.hint or "correct keyd.toml")
+        return None
 
 
 def _table(path: Path, program: str) -> Generator[Finding, None, dict[str, Any]]:
@@ -115,7 +124,8 @@ def _table(path: Path, program: str) -> Generator[Finding, None, dict[str, Any]]
         yield skipped("configuration", f"{program} could not be run to check {path}")
         return {}
     if done.code != 0:
-        yield fault("configuration", f"{path} cannot be used", f"{program} --config {path} --check")
+        what, remedy = daemon.words_of(program, done.err)
+        yield fault("configuration", what or f"{path}: {done.last_words}", remedy or f"correct {path}")
         return {}
     yield good("configuration", f"{path} is sound")
     return table
@@ -127,6 +137,7 @@ def _ask_keyd(run: Invocation) -> Generator[Finding, None, api.PolicyView | None
         health = run.ask(KeydClient.health)
     except CliError as error:
         yield fault("keyd", str(error), error.hint or "journalctl -u osmoda-keyd")
+        yield from daemon.check_last_words(run_command)
         yield from daemon.check_clock(_now(), None, run_command)
         return None
     yield from daemon.check_health(health, version("osmoda-x402"))
@@ -162,14 +173,18 @@ async def _tail(keyd: KeydClient) -> tuple[api.LedgerHead, list[api.LedgerEntry]
 
 def _look_around(site: Installation, view: api.PolicyView | None, *, offline: bool) -> Iterator[Finding]:
     yield from network.check_proxy(*site.listen)
-    egress_socket = str(site.egress.get("keyd_socket", api.DEFAULT_SOCKET))
-    yield from network.check_link(egress_socket, str(site.keyd.socket), site.keyd.peers.egress)
+    if site.keyd is not None:
+        egress_socket = str(site.egress.get("keyd_socket", api.DEFAULT_SOCKET))
+        yield from network.check_link(egress_socket, str(site.keyd.socket), site.keyd.peers.egress)
     yield from network.check_keyd_up(site.egress.get("metrics_listen"))
     fenced = site.egress.get("fence", [])
     yield from network.check_fence(fenced, run_command, is_root=os.geteuid() == 0)
     yield from network.check_ca(site.egress_state / "ca-cert.pem", system_bundle(), _now())
     servers = network.servers(site.reconcile)
-    yield from network.check_networks(site.keyd.x402.networks if view is None else view.networks, servers)
+    if view is not None:
+        yield from network.check_networks(view.networks, servers)
+    elif site.keyd is not None:
+        yield from network.check_networks(site.keyd.x402.networks, servers)
     if not offline:
         yield from network.check_servers(servers, _now())
 

@@ -7,6 +7,7 @@ import os
 
 import click
 
+from keyd.cli.program import as_called
 from keyd.cli.render import escaped
 from keyd.client import KeydProtocolError, KeydRefused, KeydUnreachable
 
@@ -28,7 +29,7 @@ def report(message: str, hint: str | None = None, *, kind: str = "error") -> Non
 
 
 def _complain(kind: str, text: str) -> None:
-    click.echo(f"keyctl: {kind}: {escaped(text)}", err=True, color=colour_wanted())
+    click.echo(f"keyctl: {kind}: {escaped(as_called(text))}", err=True, color=colour_wanted())
 
 
 def colour_wanted() -> bool | None:
@@ -69,8 +70,9 @@ _NO_ACCESS = 'run as root, or as a member of both groups "osmoda" and "osmoda-ad
 _SOCKET_HINTS: dict[int | None, str] = {
     errno.EACCES: _NO_ACCESS,
     errno.EPERM: _NO_ACCESS,
-    errno.ENOENT: "start keyd (`systemctl start osmoda-keyd`), or name the `socket` of its keyd.toml with --socket",
-    errno.ECONNREFUSED: "keyd has stopped and left its socket behind: `systemctl restart osmoda-keyd`",
+    errno.ENOENT: "start keyd (`systemctl restart osmoda-keyd.socket`), or name the `socket` of its keyd.toml with --socket",
+    errno.ECONNREFUSED: "nobody listens there: `systemctl restart osmoda-keyd.socket`, and `journalctl -u osmoda-keyd` "
+    "says why keyd stopped",
 }
 
 

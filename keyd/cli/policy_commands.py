@@ -13,6 +13,7 @@ from keyd import api
 from keyd.cli.context import Invocation, invocation
 from keyd.cli.errors import CliError
 from keyd.cli.policy_text import change_lines, frozen_line, policy_text
+from keyd.cli.program import as_called
 from keyd.cli.render import escaped, moment
 from keyd.client import KeydClient
 from keyd.domains import DomainPattern
@@ -212,7 +213,7 @@ def freeze(run: Invocation, reason: tuple[str, ...]) -> None:
         raise click.UsageError(f"the reason has more than {_MAX_REASON} characters")
     frozen = run.ask(lambda keyd: keyd.freeze(api.Freeze(reason=words)))
     click.echo(frozen_line(frozen))
-    click.echo("`keyctl x402 unfreeze` lets an administrator end it.")
+    click.echo(as_called("`keyctl x402 unfreeze` lets an administrator end it."))
 
 
 @click.command()

@@ -19,6 +19,7 @@ from keyd.cli.key_sources import (
     key_from_mnemonic_file,
     read_line,
 )
+from keyd.cli.program import as_called
 from keyd.cli.render import escaped, table
 from keyd.client import KeydClient
 
@@ -122,7 +123,7 @@ def list_wallets(run: Invocation, as_json: bool) -> None:
     if held.wallets:
         click.echo(table(("LABEL", "ADDRESS", "CREATED", ""), [_row(entry) for entry in held.wallets]))
     elif not held.damaged:
-        click.echo("no wallets yet: `keyctl wallet create LABEL` makes one")
+        click.echo(as_called("no wallets yet: `keyctl wallet create LABEL` makes one"))
     for damaged in held.damaged:
         report(damaged.problem, kind="warning")
 

@@ -22,6 +22,7 @@ from keyd.cli.approval_commands import find_proposals, proposal_text
 from keyd.cli.context import Invocation, invocation
 from keyd.cli.errors import CliError
 from keyd.cli.payment_commands import find_story
+from keyd.cli.program import as_called
 from keyd.cli.render import table
 from keyd.cli.story import state_text
 from keyd.client import KeydClient
@@ -74,7 +75,7 @@ def explain_command(run: Invocation, what: str | None) -> None:
     explanation = explain(what)
     if explanation is not None:
         click.echo(f"{click.style(what, bold=True)}: {explanation.summary}")
-        click.echo(f"What to do: {explanation.remedy}")
+        click.echo(f"What to do: {as_called(explanation.remedy)}")
     elif _ID.fullmatch(what):
         click.echo(run.ask(lambda keyd: _explain_id(keyd, what)))
     else:

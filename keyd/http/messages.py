@@ -42,6 +42,8 @@ class Request:
         """Its name in `keyd.api.ENDPOINTS`, once the peer was found to be allowed to use it."""
         self.match_info: Mapping[str, str] = {}
         """What stands for `{id}` in the endpoint's path."""
+        self.payment: str | None = None
+        """The payment that it turned out to be about: by this id people find it in keyd's log and in egress's."""
         self.peer = peer
         self._receive = receive
 

@@ -48,6 +48,7 @@ class PaymentRoutes:
         outcome = await self._service.authorize_payment(request.peer, intent)
         if isinstance(outcome, Deny):
             raise Refused(outcome.reason, outcome.detail)
+        request.payment = outcome.payment.payment_id
         return respond(_sign_reply(outcome, self._clock() // 1_000_000, dialect=intent.dialect))
 
     async def _intent(self, request: Request) -> Intent:
@@ -64,6 +65,7 @@ class PaymentRoutes:
 
     async def outcome(self, request: Request) -> Response:
         report = await parse(request, api.OutcomeReport)
+        request.payment = report.payment_id
         state = await self._service.record_outcome(request.peer, report)
         if isinstance(state, Deny):
             raise Refused(state.reason, state.detail, 404)
@@ -74,6 +76,7 @@ class PaymentRoutes:
 
     async def evidence(self, request: Request) -> Response:
         evidence = await parse(request, api.ChainEvidence)
+        request.payment = evidence.payment_id
         state = await self._service.record_evidence(request.peer, evidence)
         if isinstance(state, Deny):
             raise Refused(state.reason, state.detail, 404)

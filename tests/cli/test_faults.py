@@ -27,7 +27,7 @@ def test_no_socket_means_keyd_is_not_running(keyctl, tmp_path):
     assert (result.code, result.out) == (1, "")
     assert result.err == (
         f"keyctl: error: cannot open {path}: no such file or directory\n"
-        "keyctl: hint: start keyd (`systemctl start osmoda-keyd`), "
+        "keyctl: hint: start keyd (`systemctl restart osmoda-keyd.socket`), "
         "or name the `socket` of its keyd.toml with --socket\n"
     )
 
@@ -39,7 +39,7 @@ def test_a_socket_nobody_listens_on_was_left_by_a_dead_keyd(keyctl, tmp_path):
     result = keyctl("--socket", path, "health")
     assert result.code == 1
     assert f"keyctl: error: cannot open {path}: connection refused\n" in result.err
-    assert "keyctl: hint: keyd has stopped and left its socket behind" in result.err
+    assert "keyctl: hint: nobody listens there: `systemctl restart osmoda-keyd.socket`" in result.err
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become somebody who may not")

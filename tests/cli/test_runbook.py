@@ -132,6 +132,11 @@ def matches(page: str, said: str) -> bool:
     return re.fullmatch(pattern, f"{said}\n") is not None
 
 
+@pytest.fixture(autouse=True)
+def _called_as_on_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/usr/local/bin/osmoda-keyctl"])
+
+
 @pytest.fixture
 def scratch(keyctl: Callable[..., object]) -> Iterator[Scratch]:
     with tempfile.TemporaryDirectory(prefix="osmoda-runbook-") as name:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -30,3 +31,30 @@ def test_a_log_is_one_json_object_a_line() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30, check=True)
     [line] = done.stderr.splitlines()
     assert line.startswith(b'{"event": "a\\nb"'.replace(b"\n", b"\\n"))
+
+
+LEVELS = (
+    "import structlog, logging; from keyd import logs; logs.configure(); log = structlog.get_logger('x')\n"
+    "log.info('a'); log.warning('b'); log.error('c'); logging.getLogger('y').error('d')"
+)
+
+
+def test_journald_is_told_the_level_of_each_line() -> None:
+    reader, writer = os.pipe()
+    status = os.fstat(writer)
+    environment = {**os.environ, "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
+    subprocess.run([sys.executable, "-c", LEVELS], stderr=writer, env=environment, timeout=30, check=True)
+    os.close(writer)
+    with os.fdopen(reader) as journal:
+        lines = journal.read().splitlines()
+    assert [line[:3] for line in lines] == ["<6>", "<4>", "<3>", "<3>"]
+    assert [json.loads(line[3:])["event"] for line in lines] == ["a", "b", "c", "d"]
+
+
+def test_whoever_reads_it_otherwise_gets_json_alone() -> None:
+    """The variable is inherited by programs whose stderr is a file."""
+    environment = {**os.environ, "JOURNAL_STREAM": "8:12345"}
+    done = subprocess.run(
+        [sys.executable, "-c", LEVELS], capture_output=True, env=environment, timeout=30, check=True
+    )
+    assert [json.loads(line)["event"] for line in done.stderr.splitlines()] == ["a", "b", "c", "d"]

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from eth_account import Account
+from structlog.testing import capture_logs
 
 from keyd import api, payments
 from keyd.api import Role
@@ -114,6 +115,18 @@ async def test_a_refusal_carries_code_detail_and_the_way_out(client: KeydClient)
     assert caught.value.status == 403
     assert refusal.code == "cap_per_payment"
     assert "max_payment_usd" in refusal.hint
+
+
+async def test_the_log_names_the_payment_or_why_there_is_none(client: KeydClient) -> None:
+    with capture_logs() as logs:
+        reply = await client.sign(sign_request())
+        await client.outcome(api.OutcomeReport(payment_id=reply.payment_id, http_status=200))
+        with pytest.raises(KeydRefused):
+            await client.sign(sign_request(offer("200000")))
+    requests = [entry for entry in logs if entry["event"] == "keyd.request"]
+    assert [entry.get("payment") for entry in requests] == [reply.payment_id, reply.payment_id, None]
+    assert [entry.get("reason") for entry in requests] == [None, None, "cap_per_payment"]
+    assert reply.signature not in str(logs)
 
 
 @pytest.mark.parametrize("role", list(Role))

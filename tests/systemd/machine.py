@@ -5,14 +5,16 @@ Nothing that happens in it is left behind: what it writes goes to a tmpfs that i
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 REPOSITORY: Final = Path(__file__).parents[2]
 SOURCE: Final = "/var/osmoda-source"
@@ -31,6 +33,9 @@ PYTHON: Final = Path(COPY if sys.base_prefix.startswith(HIDDEN) else sys.base_pr
 """The tests' own interpreter, as the machine sees it."""
 INSTALL_LIMIT_S: Final = 400
 BOOT_LIMIT_S: Final = 240
+_MOUNTS: Final = "osmoda-test-machine-"
+"""Source of the mounts, before the pid of the tests that made them."""
+_PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 
 _NSPAWN: Final = (
     "systemd-nspawn",
@@ -108,57 +113,77 @@ class Machine:
     def run(self, *command: str) -> None:
         """A command in the machine while it is not booted, on the host's network."""
         settings = [f"--setenv={name}={value}" for name, value in os.environ.items() if name.startswith(_PIP)]
-        _run([*_NSPAWN, "--pipe", *settings, "-D", self.root, *command], limit_s=INSTALL_LIMIT_S)
+        code, said = _supervised(
+            [*_NSPAWN, "--pipe", *settings, "-D", self.root, *command], limit_s=INSTALL_LIMIT_S
+        )
+        assert code == 0, f"{command}:\n{said[-6000:]}"
 
     def boot(self) -> str:
         """Boots until the test's unit is done and has switched the machine off; what the console said."""
         with _own_cgroup() as join:
-            process = subprocess.Popen(
+            _, console = _supervised(
                 [*_NSPAWN, *_BOOT, f"--bind={self.results}:{RESULTS}", "-D", self.root],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
-                preexec_fn=join,
-                text=True,
-                errors="replace",
+                limit_s=BOOT_LIMIT_S,
+                before=join,
             )
-            try:
-                console, _ = process.communicate(timeout=BOOT_LIMIT_S)
-            except subprocess.TimeoutExpired:
-                _switch_off(process)
-                console, _ = process.communicate(timeout=30)
-                raise AssertionError(f"the machine did not switch itself off:\n{console[-4000:]}") from None
         return console
 
 
 @contextmanager
 def throw_away_machine(folder: Path) -> Iterator[Machine]:
     """An overlay below `folder`, unmounted at the end. Needs root."""
+    _unmount_what_dead_runs_left()
     layers, results = folder / "layers", folder / "results"
     umask = os.umask(0o022)  # the machine's root folder is made here, and its users must be able to enter it
     for path in (layers, results):
         path.mkdir()
-    _run(["mount", "-t", "tmpfs", "-o", "size=3G,mode=0755", "tmpfs", layers], limit_s=30)
-    root = layers / "root"
-    try:
-        for name in ("upper", "work", "root"):
-            (layers / name).mkdir()
-        options = f"lowerdir=/,upperdir={layers / 'upper'},workdir={layers / 'work'}"
-        _run(["mount", "-t", "overlay", "overlay", "-o", options, root], limit_s=30)
+    source, root = f"{_MOUNTS}{os.getpid()}", layers / "root"
+    with _ends_as_exceptions():
         try:
+            _run(["mount", "-t", "tmpfs", "-o", "size=3G,mode=0755", source, layers], limit_s=30)
+            for name in ("upper", "work", "root"):
+                (layers / name).mkdir()
+            options = f"lowerdir=/,upperdir={layers / 'upper'},workdir={layers / 'work'}"
+            _run(["mount", "-t", "overlay", source, "-o", options, root], limit_s=30)
             machine = Machine(root, results)
             machine.prepare()
             yield machine
         finally:
-            _run(["umount", "-R", root], limit_s=30)
-    finally:
-        _run(["umount", layers], limit_s=30)
-        os.umask(umask)
+            _unmount(layers)
+            os.umask(umask)
+
+
+def _unmount_what_dead_runs_left() -> None:
+    """A run that was killed could not. Its mounts lie below pytest's folder, which could not be removed either."""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        source, place, kind, *_ = line.split()
+        owner = source.removeprefix(_MOUNTS)
+        if kind == "tmpfs" and owner != source and not Path("/proc", owner).exists():
+            _unmount(Path(place))
+
+
+def _unmount(place: Path) -> None:
+    """And all below it. Lazily: what a process still holds goes when that process does."""
+    subprocess.run(["umount", "-R", "-l", place], capture_output=True, timeout=30, check=False)
 
 
 @contextmanager
-def _own_cgroup() -> Iterator[object]:
+def _ends_as_exceptions() -> Iterator[None]:
+    """SIGTERM and SIGHUP, which end Python without any `finally`, so that the machine would stay."""
+
+    def end(number: int, frame: object) -> NoReturn:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _own_cgroup() -> Iterator[Callable[[], object]]:
     """A cgroup (v2) for the machine, which otherwise would rearrange that of the tests; how a child joins it."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     hierarchy = next(Path(fields[1]) for fields in mounts if fields[2] == "cgroup2")
@@ -172,11 +197,42 @@ def _own_cgroup() -> Iterator[object]:
         group.rmdir()
 
 
+def _supervised(
+    command: Sequence[str | Path], *, limit_s: float, before: Callable[[], object] = lambda: None
+) -> tuple[int, str]:
+    """Exit code and output of an nspawn that is not left running, whatever ends the test. `before` runs in the child."""
+
+    def in_child() -> None:
+        # Even a test that is killed takes its machine along: on SIGTERM nspawn shuts it down.
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        before()
+
+    process = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
+        preexec_fn=in_child,
+        text=True,
+        errors="replace",
+    )
+    try:
+        said, _ = process.communicate(timeout=limit_s)
+    except BaseException as error:
+        _switch_off(process)
+        said, _ = process.communicate(timeout=30)
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise AssertionError(f"{command} did not end:\n{said[-4000:]}") from None
+        raise
+    return process.returncode, said
+
+
 def _switch_off(nspawn: subprocess.Popen[str]) -> None:
     """Kills the machine's init, not nspawn: that would leave the machine running, with nobody to clean up."""
-    children = Path(f"/proc/{nspawn.pid}/task/{nspawn.pid}/children").read_text().split()
-    for child in children:
-        os.kill(int(child), 9)
+    with suppress(FileNotFoundError, ProcessLookupError):  # it has just ended by itself
+        for child in Path(f"/proc/{nspawn.pid}/task/{nspawn.pid}/children").read_text().split():
+            os.kill(int(child), signal.SIGKILL)
 
 
 def _run(command: Sequence[str | Path], *, limit_s: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -32,6 +33,23 @@ def check_health(health: api.Health, version: str) -> Iterator[Finding]:
     for problem in health.problems:
         if "ledger" in problem:  # what else keeps it from paying is a matter of policy, and found there
             yield fault("ledger", problem, "make room on its file system, or mend that; docs/runbook.md")
+
+
+def check_last_words(run: Runner) -> Iterator[Finding]:
+    """Why a keyd that does not answer has ended, in its own words, if this user may read the journal."""
+    done = run(["journalctl", "--unit=osmoda-keyd", "--boot", "--output=cat", "--lines=50"])
+    if done is None or done.code != 0:
+        return
+    _, _, since_it_was_ready = done.out.rpartition('"event": "keyd.ready"')
+    error, hint = words_of("osmoda-keyd", since_it_was_ready)
+    if error:
+        yield fault("keyd", f"its last words: {error}", hint or "journalctl -u osmoda-keyd")
+
+
+def words_of(program: str, text: str) -> tuple[str, str]:
+    """The last `PROGRAM: error: …` and `PROGRAM: hint: …` that a daemon wrote; empty if there is none."""
+    said = dict(re.findall(rf"^{re.escape(program)}: (error|hint): (.+)$", text, re.MULTILINE))
+    return said.get("error", ""), said.get("hint", "")
 
 
 def check_policy(view: api.PolicyView) -> Iterator[Finding]:

@@ -16,6 +16,11 @@ from keyd.config import Settings
 
 AS_ROOT: Final = "run keyctl doctor as root"
 LITTLE_BYTES: Final = 256 * 1024 * 1024  # months of entries; a ledger of 10,000 payments takes some 40 MB
+_LOST_KEY: Final = (
+    "put it back from a copy of this machine's own; as long as keyd still runs, keyctl backup FILE saves the wallets "
+    "without it (docs/custody.md)"
+)
+"""osmoda-setup makes no new key beside wallets, which it could not open."""
 NO_BYTES: Final = 16 * 1024 * 1024  # SQLite's log alone may grow by 4 MB before it is folded in
 
 
@@ -37,7 +42,7 @@ def installation(settings: Settings, egress_state: Path, folder: Path, credentia
     state = settings.state_dir
     setup = "run osmoda-setup as root"
     key = (
-        Expected(credential, "root", 0o600, setup)
+        Expected(credential, "root", 0o600, _LOST_KEY if _wallets(settings.wallet_dir) else setup)
         if settings.kek_file is None
         else Expected(settings.kek_file, KEYD, 0o600, "run keyctl init as keyd's user")
     )
@@ -52,8 +57,8 @@ def installation(settings: Settings, egress_state: Path, folder: Path, credentia
         Expected(settings.ledger_file, KEYD, 0o600, setup),
         Expected(settings.wallet_dir, KEYD, 0o700, setup),
         *(Expected(path, KEYD, 0o600, "") for path in _wallets(settings.wallet_dir)),
-        Expected(egress_state, EGRESS, 0o755, "systemctl start osmoda-egress"),
-        Expected(egress_state / "ca", EGRESS, 0o700, "systemctl start osmoda-egress"),
+        Expected(egress_state, EGRESS, 0o755, "systemctl restart osmoda-egress"),
+        Expected(egress_state / "ca", EGRESS, 0o700, "systemctl restart osmoda-egress"),
     ]
 
 

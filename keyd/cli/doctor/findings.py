@@ -9,6 +9,7 @@ from typing import Final
 
 import click
 
+from keyd.cli.program import as_called
 from keyd.cli.render import escaped
 
 
@@ -68,5 +69,5 @@ def _lines(finding: Finding) -> list[str]:
     word = click.style(f"{finding.level.value:<7}", fg=_COLOURS[finding.level])
     lines = [f"{word}  {finding.check:<13}  {escaped(finding.message)}"]
     if finding.remedy:
-        lines.append(f"{'':<24}→ {escaped(finding.remedy)}")
+        lines.append(f"{'':<24}→ {escaped(as_called(finding.remedy))}")
     return lines

@@ -105,7 +105,7 @@ def check_ca(certificate: Path, bundle: Path | None, now: datetime) -> Iterator[
     try:
         ours = x509.load_pem_x509_certificate(certificate.read_bytes())
     except FileNotFoundError:
-        yield fault("ca", f"{certificate} is missing", "systemctl start osmoda-egress, which makes it")
+        yield fault("ca", f"{certificate} is missing", "systemctl restart osmoda-egress, which makes it")
         return
     except OSError as error:
         yield skipped("ca", f"{certificate}: {(error.strerror or 'unreadable').lower()}")

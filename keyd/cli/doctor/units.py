@@ -75,7 +75,8 @@ def check_socket(path: Path) -> Iterator[Finding]:
     try:
         status = path.stat()
     except FileNotFoundError:
-        yield fault("socket", f"{path} is missing", f"systemctl start {SOCKET}")
+        # restart: systemd takes a socket for started whose file somebody has removed
+        yield fault("socket", f"{path} is missing", f"systemctl restart {SOCKET}")
         return
     except OSError as error:
         yield skipped("socket", f"{path}: {(error.strerror or 'unreadable').lower()}", AS_ROOT)

@@ -90,10 +90,26 @@ def test_a_configuration_that_cannot_be_used_is_one_fault_among_others(keyctl, t
     assert found(result, "socket")
 
 
+def test_a_configuration_that_cannot_be_used_is_named_once_and_blames_nobody_else(keyctl, tmp_path):
+    config = tmp_path / "keyd.toml"
+    config.write_text("sokket = 1\n")
+    result = keyctl("--config", config, "doctor", "--offline", "--json")
+    assert result.out.count("sokket") == 1
+    assert [f["level"] for f in found(result, "keyd")] == ["skipped"]
+    assert "no right to ask" not in result.out
+
+
+def test_a_proxys_configuration_that_cannot_be_used_is_named_with_the_mistake_in_it(doctor, tmp_path):
+    (tmp_path / "egress.toml").write_text("lisen = 1\n")
+    (finding,) = [f for f in found(doctor("--json"), "configuration") if f["level"] == "fault"]
+    assert "unknown key 'lisen', did you mean 'listen'?" in finding["message"]
+    assert finding["remedy"] == "correct this key, then try again"
+
+
 def test_people_get_a_line_for_each_finding_and_the_remedy_below(doctor):
     lines = doctor().out.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("fault    ca "))
-    assert lines[at + 1].startswith(" " * 24 + "→ systemctl start osmoda-egress")
+    assert lines[at + 1].startswith(" " * 24 + "→ systemctl restart osmoda-egress")
 
 
 def test_what_other_programs_wrote_cannot_forge_a_line(doctor, keyd):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from keyd import api
-from keyd.cli.doctor.daemon import check_chain, check_clock, check_health, check_policy
+from keyd.cli.doctor.daemon import check_chain, check_clock, check_health, check_last_words, check_policy
 from keyd.cli.doctor.findings import Level
 from keyd.cli.subprocesses import Done
 from ledger import chain, entry
@@ -144,3 +144,31 @@ def test_a_ledger_from_the_future_means_that_the_clock_was_set_back():
 
 def test_a_machine_that_lost_its_clock_is_a_fault():
     assert levels(check_clock(datetime(1970, 1, 2, tzinfo=UTC), None, synchronised("yes"))) == [Level.FAULT]
+
+
+# -- last words -------------------------------------------------------------------------------------------
+
+READY = '{"socket": "/run/osmoda/keyd.sock", "event": "keyd.ready", "level": "info"}\n'
+WORDS = (
+    "osmoda-keyd: error: there is no key-encryption key yet\nosmoda-keyd: hint: run `osmoda-setup` as root\n"
+)
+
+
+def last_words(journal, code=0):
+    return list(check_last_words(lambda command: Done(code, journal, "")))
+
+
+def test_a_keyd_that_ended_is_asked_for_its_last_words():
+    (finding,) = last_words(READY + "Stopping\n" + WORDS + "osmoda-keyd.service: Failed\n")
+    assert finding.level is Level.FAULT
+    assert finding.message == "its last words: there is no key-encryption key yet"
+    assert finding.remedy == "run `osmoda-setup` as root"
+
+
+@pytest.mark.parametrize("journal", ["", "Starting\n", WORDS + READY])
+def test_words_from_before_it_was_ready_say_nothing(journal):
+    assert last_words(journal) == []
+
+
+def test_whoever_may_not_read_the_journal_hears_nothing():
+    assert last_words(WORDS, code=1) == []

@@ -107,6 +107,20 @@ def test_every_wallet_and_the_key_are_looked_at(tmp_path):
     assert looked_at[settings.ledger_file] == 0o600
 
 
+def test_a_lost_key_is_not_made_anew_beside_wallets_that_it_could_not_open(tmp_path):
+    settings, credential = Settings(state_dir=tmp_path), tmp_path / "kek.cred"
+
+    def remedy():
+        expected = installation(settings, tmp_path, tmp_path, credential)
+        return next(one.otherwise for one in expected if one.path == credential)
+
+    assert remedy() == "run osmoda-setup as root"
+    (tmp_path / "wallets").mkdir()
+    (tmp_path / "wallets" / "default.json").touch()
+    assert "keyctl backup FILE" in remedy()
+    assert "osmoda-setup" not in remedy()
+
+
 @pytest.mark.parametrize(
     ("free", "level"),
     [(LITTLE_BYTES, Level.OK), (LITTLE_BYTES - 1, Level.NOTE), (NO_BYTES - 1, Level.FAULT)],
