@@ -232,7 +232,7 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.LEDGER_UNAVAILABLE: Explanation(
         "The ledger cannot be written, so nothing is signed.",
-        "Free disk space or mend the file system under keyd's state_dir, then restart osmoda-keyd.",
+        "Free disk space or mend the file system under keyd's state_dir, it goes on by itself.",
     ),
     Reason.OFFER_MALFORMED: Explanation(
         "The server's offer is not a valid PaymentRequirements object.",
@@ -329,7 +329,7 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
         "`keyctl x402 sessions` lists those that are open.",
     ),
     Reason.WALLET_EXISTS: Explanation(
-        "A wallet with this label exists already, and is never overwritten.",
+        "A wallet with this label, or with this key, exists already, and is never overwritten.",
         "Choose another label; `keyctl wallet list` shows those in use.",
     ),
     Reason.WALLET_IS_DEFAULT: Explanation(

@@ -67,6 +67,11 @@ def _key(settings: Settings, passphrase: Callable[[], str] | None) -> str:
                 "set kek_file in keyd.toml; without it the key is a systemd credential, which needs no passphrase",
             )
         return "key-encryption key: from the systemd credential (kek_file is not set)"
+    if not settings.kek_file.exists() and any(settings.wallet_dir.glob("*.json")):
+        raise SetupError(
+            f"{settings.kek_file} is missing, but there are wallets that it seals",
+            "put it back: a new key would open none of them. If it is lost, move state_dir away and restore a backup",
+        )
     made = kek.create(settings.kek_file, secrets.token_bytes, passphrase)
     if not made:
         return f"key-encryption key: {settings.kek_file} exists"

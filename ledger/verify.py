@@ -174,9 +174,16 @@ class _Run:
 
     def check_pages(self, db: sqlite3.Connection) -> None:
         """SQLite's own check: a damaged index gives keyd wrong answers from right rows."""
-        for (message,) in db.execute(f"PRAGMA ledger.integrity_check({MAX_PROBLEMS})"):
-            if message != "ok":
-                self.problem(f"file: {' '.join(str(message).split())}")
+        try:
+            for (message,) in db.execute(f"PRAGMA ledger.integrity_check({MAX_PROBLEMS})"):
+                if message != "ok":
+                    self.problem(f"file: {' '.join(str(message).split())}")
+        except sqlite3.OperationalError:
+            raise
+        except (
+            sqlite3.DatabaseError
+        ) as error:  # so damaged that even the check ends: the entries may say more
+            self.problem(f"file: {error}")
 
     def _report(self, done: int, *, total: int) -> None:
         self._progress(done, max(done, total))

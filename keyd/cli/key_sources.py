@@ -106,6 +106,8 @@ def read_secret(file: Path) -> str:
 
     The mode is taken from the open file: a check by name could look at another file than is read.
     """
+    if str(file) == "-":
+        return _from_standard_input()
     try:
         with file.open("rb") as opened:
             mode = os.fstat(opened.fileno()).st_mode
@@ -129,6 +131,17 @@ def read_secret(file: Path) -> str:
         return content.decode("utf-8")
     except UnicodeDecodeError:
         raise CliError(f"{file} is not a text file") from None
+
+
+def _from_standard_input() -> str:
+    """Not shown, if it is typed. Raises CliError."""
+    if sys.stdin.isatty():
+        typed: str = click.prompt("Secret (not shown)", hide_input=True, err=True)
+        return typed
+    try:
+        return sys.stdin.buffer.read(MAX_SECRET_FILE).decode("utf-8")
+    except UnicodeDecodeError:
+        raise CliError("standard input is not text") from None
 
 
 def _is_itself_a_secret(file_name: str) -> bool:

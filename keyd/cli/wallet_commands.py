@@ -81,7 +81,8 @@ def import_wallet(
 ) -> None:
     """Give keyd an existing key: exactly one of --key-file, --keystore, --mnemonic-file.
 
-    keyd keeps it encrypted. Delete the file afterwards, or keep it as the backup.
+    keyd keeps it encrypted. Delete the file afterwards, or keep it as the backup. A FILE of `-` is standard
+    input, or what is typed on a terminal, unseen.
     """
     if sum(source is not None for source in (key_file, keystore, mnemonic_file)) != 1:
         raise click.UsageError("give exactly one of --key-file, --keystore, --mnemonic-file")

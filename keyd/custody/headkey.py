@@ -91,8 +91,13 @@ class HeadKeyFile:
                 str(seal["kek"]): (bytes.fromhex(seal["nonce"]), bytes.fromhex(seal["ciphertext"]))
                 for seal in document["seals"]
             }
-            if document["version"] != VERSION or kek.id not in seals:
-                raise LedgerError(f"{self._path} is of another version, or sealed under another key", hint)
+            if document["version"] != VERSION:
+                raise LedgerError(f"{self._path} is of another version", "use the osmoda-x402 that wrote it")
+            if kek.id not in seals:
+                raise LedgerError(
+                    f"{self._path} is sealed under key-encryption key {', '.join(seals) or 'none'}, and keyd was given {kek.id}",
+                    "start keyd with the key that it had (docs/custody.md), or restore a backup",
+                )
             nonce, sealed = seals[kek.id]
             opened = AESGCM(kek.reveal()).decrypt(nonce, sealed, _associated_data(str(document["name"])))
         except (InvalidTag, ValueError, KeyError, TypeError):

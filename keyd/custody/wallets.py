@@ -148,9 +148,14 @@ class Custody:
         """A wallet with a key from outside. Also brings back the lost file of a wallet on record."""
         async with self.lock:
             await self.take_stock()
-            denial = self._unless_new(label)
-            if denial is not None and not self._is_lost(label, Payer(label, key).address):
+            denial, address = self._unless_new(label), Payer(label, key).address
+            if denial is not None and not self._is_lost(label, address):
                 return denial
+            if (other := self._label_of(address)) not in (
+                None,
+                label,
+            ):  # archiving one would leave it signing
+                return Deny(Reason.WALLET_EXISTS, f"wallet {other!r} has this key")
             return await self._made(
                 peer, "wallet.imported", label, lambda: self.keystore.store(label, key, now_s)
             )
@@ -164,6 +169,8 @@ class Custody:
             recorded = _of(make())
         except WalletExists:
             return Deny(Reason.WALLET_EXISTS, f"wallet {label!r}")
+        except OSError as error:
+            return Deny(Reason.LEDGER_UNAVAILABLE, f"wallet {label!r} was not made: {error.strerror}")
         # A crash from here on leaves a file without an entry, which `take_stock` finds.
         return await self._transact(lambda tx: self._record(tx, peer, event, label, recorded))
 
@@ -176,6 +183,11 @@ class Custody:
     def _unless_new(self, label: str) -> Deny | None:
         recorded = self._ledger.read(lambda db: _recorded(db, label))
         return None if recorded is None else Deny(Reason.WALLET_EXISTS, f"wallet {label!r}")
+
+    def _label_of(self, address: str) -> str | None:
+        """Of the wallet on record that has this address."""
+        recorded = self._ledger.read(lambda db: facts.every(db, Kind.WALLET))
+        return next((label for label, wallet in recorded.items() if wallet["address"] == address), None)
 
     def _is_lost(self, label: str, address: str) -> bool:
         """Whether `label` is on record with this very address, and its file is gone."""

@@ -26,7 +26,7 @@ class BackupRoutes:
             return respond(await self._backups.make(request.peer, message.passphrase))
         except OSError as error:
             detail = f"no backup was made: {error.filename or 'disk'}: {error.strerror}"
-            raise Refused(Reason.INTERNAL, detail, 500) from error
+            raise Refused(Reason.LEDGER_UNAVAILABLE, detail, 503) from error
 
     async def part(self, request: Request) -> Response:
         offset = number(request, "from", default=0)

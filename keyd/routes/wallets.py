@@ -16,7 +16,12 @@ from keyd.http.messages import Handlers, Refused, Request, Response, parse, resp
 from keyd.reasons import Reason
 from keyd.views import Views
 
-_STATUS = {Reason.WALLET_MISSING: 404, Reason.WALLET_EXISTS: 409, Reason.CONFIRMATION_WRONG: 400}
+_STATUS = {
+    Reason.WALLET_MISSING: 404,
+    Reason.WALLET_EXISTS: 409,
+    Reason.CONFIRMATION_WRONG: 400,
+    Reason.LEDGER_UNAVAILABLE: 503,
+}
 
 
 class WalletRoutes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import pty
@@ -103,6 +104,18 @@ def test_a_missing_key_file_is_named(ask, tmp_path):
     result = ask("wallet", "import", "main", "--key-file", tmp_path / "none")
     assert result.code == 1
     assert result.err == f"keyctl: error: cannot read {tmp_path}/none: no such file or directory\n"
+
+
+@pytest.mark.parametrize("typed", [False, True])
+def test_a_key_can_come_from_standard_input_and_is_not_shown(keyd, ask, monkeypatch, typed):
+    keyd.answers["wallet_import"] = WALLET
+    standard_input = io.TextIOWrapper(io.BytesIO(f"{KEY}\n".encode()))
+    standard_input.isatty = lambda: typed
+    monkeypatch.setattr("sys.stdin", standard_input)
+    monkeypatch.setattr("click.termui.hidden_prompt_func", lambda _: KEY)
+    result = ask("wallet", "import", "main", "--key-file", "-")
+    assert (result.code, KEY in result.out + result.err) == (0, False)
+    assert imported(keyd) == {"label": "main", "private_key": KEY}
 
 
 @pytest.mark.parametrize(("option", "pasted"), [("--key-file", "0x" + KEY), ("--mnemonic-file", MNEMONIC)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from eth_account import Account
 
 from keyd import api
 from keyd.core.policy import Deny
-from keyd.custody import ethkeystore, scrypt
+from keyd.custody import ethkeystore, keystore, scrypt
 from keyd.custody.keystore import parse_private_key
 from keyd.custody.wallets import Custody
 from keyd.peer import Peer
@@ -108,6 +109,28 @@ async def test_a_file_of_another_key_under_a_recorded_label_signs_nothing(rig: R
     refusal = await rig.refused()
     assert (refusal.reason, "address on record" in refusal.detail) == (Reason.WALLET_UNREADABLE, True)
     assert custody.wallets().wallets == []
+
+
+async def test_a_key_is_one_wallet_and_has_one_label(custody: Custody) -> None:
+    """Or whoever archives it under one label would leave it signing under the other."""
+    again = await custody.import_(ADMIN, "again", parse_private_key(DEV_KEY), 0)
+    assert again == Deny(Reason.WALLET_EXISTS, "wallet 'default' has this key")
+    assert [w.label for w in custody.wallets().wallets] == ["default"]
+
+
+async def test_a_disk_without_room_for_a_wallet_is_said_so(
+    rig: Rig, custody: Custody, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(keystore, "write_private", full)
+    refused = await custody.create(ADMIN, "research", 0)
+    monkeypatch.undo()
+    why = "wallet 'research' was not made: No space left on device"
+    assert refused == Deny(Reason.LEDGER_UNAVAILABLE, why)
+    assert [e.data["label"] for e in rig.entries("wallet.created")] == []
+    assert wallet(await custody.create(ADMIN, "research", 0)).label == "research"
 
 
 # -- archived ---------------------------------------------------------------------------------------------

@@ -233,7 +233,7 @@ def test_the_key_is_made_once_and_opens_with_the_same_key_encryption_key(tmp_pat
     made = file.load_or_create(KEK)
     assert file.load_or_create(KEK).key == made.key
     assert path.stat().st_mode & 0o777 == 0o600
-    with pytest.raises(LedgerError, match="sealed under another key"):
+    with pytest.raises(LedgerError, match="is sealed under key-encryption key"):
         file.load_or_create(OTHER)
 
 
@@ -265,7 +265,7 @@ def test_while_the_key_encryption_key_changes_both_open_it(tmp_path: Path) -> No
     assert file.load_or_create(OTHER).key == made.key
     file.drop_older_seals(OTHER)
     assert file.load_or_create(OTHER).key == made.key
-    with pytest.raises(LedgerError, match="sealed under another key"):
+    with pytest.raises(LedgerError, match="is sealed under key-encryption key"):
         file.load_or_create(KEK)
 
 

@@ -47,3 +47,17 @@ def test_a_ledger_beside_wallets_is_used(settings: Settings) -> None:
     _make_wallet(settings)
     refuse_lost_ledger(settings)
     assert any(line.endswith("exists") for line in initialise(settings))
+
+
+def test_no_new_key_is_made_beside_wallets_of_a_lost_one(settings: Settings) -> None:
+    """It would open none of them; perhaps the old one is on a disk that is not mounted."""
+    initialise(settings)
+    _make_wallet(settings)
+    assert settings.kek_file is not None
+    lost = settings.kek_file.rename(settings.kek_file.with_name("elsewhere"))
+    with pytest.raises(SetupError, match="is missing, but there are wallets that it seals") as refused:
+        initialise(settings)
+    assert "put it back" in refused.value.hint
+    assert not settings.kek_file.exists()
+    lost.rename(settings.kek_file)
+    initialise(settings)

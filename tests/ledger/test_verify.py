@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -282,6 +283,22 @@ def test_a_file_cut_short_is_a_problem_in_words(written: Path, kept: float) -> N
     verdict = verify(written)
     assert not verdict.ok
     assert verdict.problems[0].startswith("file: ")
+
+
+def test_a_page_of_garbage_is_named_and_so_is_the_last_entry_before_it(path: Path, clock: Any) -> None:
+    with closing(Ledger.open(path, clock=clock)) as ledger:
+        for number in range(100):
+            data = {"text": f"{number}" * 200}
+            ledger.transact(lambda tx, data=data: tx.append("test.noted", "test", data)).result(WAIT_S)
+    with path.open("r+b") as file:
+        content = file.read()
+        file.seek(content.index(b"50" * 200) // 4096 * 4096)
+        file.write(b"\xee" * 4096)
+    problems = verify(path).problems
+    assert problems[0].startswith("file: ")
+    last = re.fullmatch(r"file: database disk image is malformed \(found after entry (\d+)\)", problems[-1])
+    assert last is not None
+    assert 40 < int(last[1]) < 51
 
 
 def test_many_problems_end_in_one_that_says_so(path: Path, clock: Any) -> None:
