@@ -20,7 +20,9 @@ from keyd.facts import Kind
 from keyd.payments import Payment
 from keyd.peer import Peer
 from keyd.reasons import Reason
+from ledger import states
 from ledger.entry import Entry
+from ledger.states import Event, State
 from ledger.transaction import Transaction
 
 type Data = dict[str, Any]
@@ -54,9 +56,12 @@ FEW_OFFERS: Final = 4
 the words of a host that nobody allowed."""
 
 
-def attempt(intent: Intent, verdict: object) -> Data:
-    """`x402.payment.attempt`: what was asked for, enough to judge it again under another policy."""
-    return intent.record() | {"repeat_of": getattr(verdict, "payment_id", None)}
+def attempt(intent: Intent, *, repeat_of: str | None = None, suppressed: int = 0) -> Data:
+    """`x402.payment.attempt`: what was asked for, enough to judge it again under another policy.
+
+    `suppressed` repeats of this caller came before and have no entry of their own.
+    """
+    return intent.record() | {"repeat_of": repeat_of} | _suppressed(suppressed)
 
 
 def signed(
@@ -144,7 +149,7 @@ def refusal(tx: Transaction, peer: Peer, intent: Intent, denial: Deny, suppresse
 
     `suppressed` refusals of this caller came before and have no entry of their own.
     """
-    question = attempt(intent, None)
+    question = attempt(intent)
     if denial.reason in _BEFORE_OFFERS:
         question["offers"] = question["offers"][:FEW_OFFERS]
     asked = tx.append("x402.payment.attempt", str(peer), question)
@@ -154,9 +159,7 @@ def refusal(tx: Transaction, peer: Peer, intent: Intent, denial: Deny, suppresse
         "code": denial.reason.value,
         "detail": denial.detail,
         "domain": intent.domain,
-    }
-    if suppressed:
-        data["suppressed"] = suppressed
+    } | _suppressed(suppressed)
     if denial.reason in _BUDGETS:
         tx.append("x402.budget.exceeded", str(peer), data)
     if denial.ask is not None:
@@ -168,15 +171,30 @@ def refusal(tx: Transaction, peer: Peer, intent: Intent, denial: Deny, suppresse
     return denial
 
 
-def outcome(payment: Payment, report: api.OutcomeReport, found: Evidence) -> Data:
-    """`x402.payment.settled|refused|unknown` on egress's report."""
-    return {
+def says_nothing_new(payment: Payment, found: Evidence) -> bool:
+    """Whether an outcome leaves the payment as it is."""
+    before = (State(payment.state), payment.proven)
+    after = states.TRANSITIONS[before][Event(found.state)]
+    return after == before and (payment.delivered or not found.delivered)
+
+
+def outcome(payment: Payment, report: api.OutcomeReport, found: Evidence, suppressed: int = 0) -> Data:
+    """`x402.payment.settled|refused|unknown` on egress's report.
+
+    `suppressed` outcomes for this caller said nothing new and have no entry of their own.
+    """
+    data: Data = {
         "delivered": found.delivered,
         "http_status": report.http_status,
         "notes": list(found.notes),
         "payment_id": payment.payment_id,
         "transaction": found.transaction,
     } | ({} if report.answered_at is None else {"answered_at": report.answered_at})
+    return data | _suppressed(suppressed)
+
+
+def _suppressed(count: int) -> Data:
+    return {"suppressed": count} if count else {}
 
 
 def claimed(db: sqlite3.Connection, payment: Payment, transaction: str) -> str | None:

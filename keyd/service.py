@@ -32,6 +32,9 @@ from ledger.transaction import Transaction
 REFUSALS_PER_MINUTE: Final = 120
 """Refusals of one caller that are recorded one by one. A program that asks more often is in a loop, or hostile: the
 next entry says how many there were."""
+REPEATS_PER_MINUTE: Final = 120
+"""Repeats of one caller, and outcomes that say nothing new, that are recorded one by one: a payment stays open for ten
+minutes, and a program that retries all the time must not fill the disk that every payment needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,8 @@ class Service:
         self.entropy = entropy
         self._proof_sources = proof_sources
         self._refusals = Flood(REFUSALS_PER_MINUTE)
+        self._repeats = Flood(REPEATS_PER_MINUTE)
+        self._outcomes = Flood(REPEATS_PER_MINUTE)
 
     # -- asked to pay -------------------------------------------------------------------------------------
 
@@ -108,10 +113,11 @@ class Service:
         if isinstance(verdict, Deny):
             suppressed = self._refusals.note(intent.caller, tx.now)
             return verdict if suppressed is None else records.refusal(tx, peer, intent, verdict, suppressed)
-        asked = tx.append("x402.payment.attempt", str(peer), records.attempt(intent, verdict))
         if isinstance(verdict, Recorded):
+            self._record_repeat(tx, peer, intent, verdict)
             return verdict
 
+        asked = tx.append("x402.payment.attempt", str(peer), records.attempt(intent))
         payer = verdict.payer
         authorization = eip3009.authorize(
             payer=payer.address,
@@ -131,6 +137,13 @@ class Service:
         data |= self._shadow(tx, intent, payer)
         tx.append("x402.payment.signed", str(peer), data)
         return Recorded(payment_id, verdict.offer, authorization, digest, payer, repeat=False)
+
+    def _record_repeat(self, tx: Transaction, peer: Peer, intent: Intent, verdict: Recorded) -> None:
+        """What is signed again has an entry from the first time; this one only says that it was asked for."""
+        suppressed = self._repeats.note(intent.caller, tx.now)
+        if suppressed is not None:
+            data = records.attempt(intent, repeat_of=verdict.payment_id, suppressed=suppressed)
+            tx.append("x402.payment.attempt", str(peer), data)
 
     def _shadow(self, tx: Transaction, intent: Intent, payer: Payer) -> dict[str, Any]:
         """With `enforce = false`: what the overrides would have refused, for the record."""
@@ -166,7 +179,12 @@ class Service:
         other = None if found.transaction is None else records.claimed(tx.db, payment, found.transaction)
         if other is not None:
             found = evidence.used_before(found, other)
-        data = records.outcome(payment, report, found) | records.outcome_facts(tx.db, payment, found)
+        is_news = not records.says_nothing_new(payment, found)
+        suppressed = 0 if is_news else self._outcomes.note(payment.caller, tx.now)
+        if suppressed is None:
+            return payment.state
+        data = records.outcome(payment, report, found, suppressed)
+        data |= records.outcome_facts(tx.db, payment, found)
         data |= records.signed_receipt(payment, report, found, tx.now // 1_000_000)
         tx.append(f"x402.payment.{found.state}", str(peer), data)
         return _state_of(tx, payment)

@@ -14,7 +14,7 @@ from keyd.core.policy import Deny
 from keyd.domains import DomainPattern
 from keyd.payments import SETTLE_MARGIN_S
 from keyd.reasons import Reason
-from keyd.service import REFUSALS_PER_MINUTE, Authorized
+from keyd.service import REFUSALS_PER_MINUTE, REPEATS_PER_MINUTE, Authorized
 from ledger.errors import LedgerUnavailable
 from tests.keyd.conftest import EGRESS, PAYER, SELLER, Rig, offer
 
@@ -185,6 +185,31 @@ async def test_two_hundred_parallel_payments_with_room_for_five_make_exactly_fiv
     rig.clock.advance(60)
     await rig.refused(what=999)
     assert rig.entries("x402.payment.rejected")[-1].data["suppressed"] == 195 - REFUSALS_PER_MINUTE
+
+
+async def test_a_program_that_retries_all_the_time_does_not_fill_the_ledger(rig: Rig) -> None:
+    """Its seller answers 502 for ten minutes: the repeats are signed, and counted, and not recorded one by one."""
+    first = await rig.paid()
+    for _ in range(REPEATS_PER_MINUTE + 80):
+        again = await rig.paid()
+        assert again.signature == first.signature
+        assert await rig.report(again, http_status=502) == "unknown"
+    assert len(rig.entries("x402.payment.attempt")) == 1 + REPEATS_PER_MINUTE
+    assert len(rig.entries("x402.payment.unknown")) == 1 + REPEATS_PER_MINUTE
+    assert await rig.report(first, http_status=200) == "unknown"  # delivered: that is news
+    assert rig.entries("x402.payment.unknown")[-1].data["delivered"] is True
+
+
+async def test_after_a_minute_the_ledger_says_how_many_repeats_and_outcomes_have_no_entry(rig: Rig) -> None:
+    first = await rig.paid(offer(maxTimeoutSeconds=600))
+    for _ in range(REPEATS_PER_MINUTE + 5):
+        await rig.report(await rig.paid(offer(maxTimeoutSeconds=600)), http_status=502)
+    rig.clock.advance(61)
+    await rig.report(await rig.paid(offer(maxTimeoutSeconds=600)), http_status=502)
+    assert rig.entries("x402.payment.attempt")[-1].data["suppressed"] == 5
+    assert rig.entries("x402.payment.unknown")[-1].data["suppressed"] == 4  # the very first was news
+    assert len(rig.entries("x402.payment.signed")) == 1
+    assert rig.entries("x402.payment.signed")[0].data["payment_id"] == first.payment.payment_id
 
 
 async def test_the_cheapest_acceptable_offer_is_paid_wherever_it_stands(rig: Rig) -> None:
