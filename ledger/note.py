@@ -23,8 +23,6 @@ from ledger import ed25519
 from ledger.chain import Head
 from ledger.errors import NoteRefused
 
-MAX_NOTE: Final = 64 * 1024
-"""Bytes of one note: ours are 300, and witnesses may add signatures."""
 _ED25519: Final = b"\x01"  # signature type of signed-note
 _KEY_HINT: Final = "Give it as `keyctl ledger key` prints it."
 _DASH: Final = "— "

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from keyd.__main__ import listen
 from keyd.configfile import ConfigError
+from keyd.http.unix_socket import listen
 
 
 def test_the_socket_has_its_mode_and_its_folder_lets_others_through(tmp_path: Path) -> None:

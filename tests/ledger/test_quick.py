@@ -17,8 +17,6 @@ from ledger.verify import _attached, verify
 
 COUNT = 40
 
-type Append = Callable[[Transaction], object]
-
 
 @pytest.fixture
 def written(path: Path, clock: Any, signed_data: Any) -> Path:

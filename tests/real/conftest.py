@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from demo.programs import Program
 from tests.real.support import counterparts
 from tests.real.support.authority import make_authority
 from tests.real.support.counterparts import Authority, Chain
@@ -27,12 +28,16 @@ def chain(counterparts_folder: Path) -> Iterator[Chain]:
     program.stop()
 
 
+def _running(program: Program) -> Iterator[str]:
+    """Its URL, for as long as a fixture lives."""
+    yield program.start()["url"]
+    program.stop()
+
+
 @pytest.fixture(scope="session")
 def facilitator(chain: Chain, counterparts_folder: Path) -> Iterator[str]:
     """URL of the official facilitator."""
-    program = counterparts.facilitator_program(chain, counterparts_folder)
-    yield program.start()["url"]
-    program.stop()
+    yield from _running(counterparts.facilitator_program(chain, counterparts_folder))
 
 
 @pytest.fixture(scope="session")
@@ -43,9 +48,7 @@ def authority(counterparts_folder: Path) -> Authority:
 @pytest.fixture(scope="session")
 def server_http(chain: Chain, facilitator: str, counterparts_folder: Path) -> Iterator[str]:
     """URL of the official paid server, protocol v2, plain http."""
-    program = counterparts.server_program("v2", chain, facilitator, counterparts_folder)
-    yield program.start()["url"]
-    program.stop()
+    yield from _running(counterparts.server_program("v2", chain, facilitator, counterparts_folder))
 
 
 @pytest.fixture(scope="session")
@@ -53,25 +56,19 @@ def server_https(
     chain: Chain, facilitator: str, counterparts_folder: Path, authority: Authority
 ) -> Iterator[str]:
     """URL of the official paid server, protocol v2, over TLS with a certificate of `authority`."""
-    program = counterparts.server_program("v2", chain, facilitator, counterparts_folder, authority)
-    yield program.start()["url"]
-    program.stop()
+    yield from _running(counterparts.server_program("v2", chain, facilitator, counterparts_folder, authority))
 
 
 @pytest.fixture(scope="session")
 def server_v1(chain: Chain, facilitator: str, counterparts_folder: Path) -> Iterator[str]:
     """URL of the official paid server of the SDK before 2.0, protocol v1."""
-    program = counterparts.server_program("v1", chain, facilitator, counterparts_folder)
-    yield program.start()["url"]
-    program.stop()
+    yield from _running(counterparts.server_program("v1", chain, facilitator, counterparts_folder))
 
 
 @pytest.fixture(scope="session")
 def server_siwx(chain: Chain, facilitator: str, counterparts_folder: Path) -> Iterator[str]:
     """URL of the official paid server that lets past payers sign in, plain http."""
-    program = counterparts.server_program("siwx", chain, facilitator, counterparts_folder)
-    yield program.start()["url"]
-    program.stop()
+    yield from _running(counterparts.server_program("siwx", chain, facilitator, counterparts_folder))
 
 
 @pytest.fixture(scope="session")
@@ -93,6 +90,4 @@ def payer(
 @pytest.fixture
 def seller(chain: Chain, tmp_path: Path) -> Iterator[str]:
     """URL of the demo's seller, which verifies as the official one does (test_seller.py) but needs no chain."""
-    program = counterparts.seller_program(chain.accounts["payee"], tmp_path)
-    yield program.start()["url"]
-    program.stop()
+    yield from _running(counterparts.seller_program(chain.accounts["payee"], tmp_path))
