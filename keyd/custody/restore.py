@@ -27,7 +27,7 @@ from keyd.custody.keystore import Keystore, WalletMissing, WalletUnreadable
 from keyd.custody.stream import OpeningReader, StreamError
 from keyd.facts import Kind
 from keyd.files import make_private_directory, sync_directory
-from ledger import store
+from ledger import kept, store
 from ledger.chain import Head
 from ledger.errors import LedgerError
 from ledger.log import Ledger
@@ -71,7 +71,8 @@ def restore(
 ) -> Restored:
     """Puts the backup that `source` reads in place. Raises RestoreError, LedgerError, OSError.
 
-    `known` are heads of this ledger that somebody kept: a backup that is older, or of another ledger, is refused.
+    `known` are heads of this ledger that somebody kept: a backup that is older, or of another ledger, is refused. So
+    are the heads that are still in the state folder: the backup's would take their place.
     """
     make_private_directory(settings.state_dir)
     if (owner := settings.state_dir.stat().st_uid) != os.geteuid():
@@ -84,7 +85,7 @@ def restore(
         _refuse_existing(settings)
         with _staging(settings.state_dir) as staging:
             manifest = _manifest(_unpack(source, passphrase, staging))
-            head = _check_ledger(staging / LEDGER, manifest, known)
+            head = _check_ledger(staging / LEDGER, manifest, [*known, *_heads_here(settings)])
             damaged = _reseal(staging, Kek(bytes.fromhex(manifest["kek"])), kek)
             _record(staging / LEDGER, manifest, kek, clock)
             return _put_in_place(staging, settings, head, damaged)
@@ -109,6 +110,12 @@ def _refuse_existing(settings: Settings) -> None:
             "restoring would replace a newer record by an older one; if that is meant, move the folder away first: "
             f"`mv {settings.state_dir} {settings.state_dir}.before`",
         )
+
+
+def _heads_here(settings: Settings) -> list[Head]:
+    """Heads that the keyd before signed here, if its folder was not moved away as a whole."""
+    file = settings.ledger_heads_file
+    return kept.heads([str(file)]) if file.exists() else []
 
 
 @contextmanager
@@ -196,8 +203,8 @@ def _compare(kept: Head, head: Head, found: tuple[bytes] | None) -> None:
     if kept.seq > head.seq:
         raise RestoreError(
             f"the backup is older than a head you kept: it has {head.seq} entries, and there were {kept.seq}",
-            "look for a newer backup. Without one restore it without --known-head, and count what is missing as "
-            "spent: docs/custody.md says how",
+            "look for a newer backup. Without one restore it without --known-head, and with ledger.heads moved away from "
+            "the state folder, and count what is missing as spent: docs/custody.md says how",
         )
     if kept.seq and found != (kept.hash,):
         raise RestoreError(
@@ -240,6 +247,10 @@ def _record(file: Path, manifest: dict[str, Any], kek: Kek, clock: Callable[[], 
         ledger.transact(lambda tx: tx.append("keyd.restored", "keyctl", data)).result()
     finally:
         ledger.close()
+    if store.has_journal(
+        file
+    ):  # closing puts it into the file; what is left would stay behind, and the freeze with it
+        raise RestoreError("the entry about restoring did not reach the ledger's file", "free disk space")
 
 
 def _put_in_place(staging: Path, settings: Settings, head: Head, damaged: dict[str, str]) -> Restored:

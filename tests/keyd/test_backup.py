@@ -6,6 +6,7 @@ import base64
 import io
 import secrets
 import shutil
+import sqlite3
 import stat
 import tarfile
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from keyd.custody.kek import Kek
 from keyd.custody.keystore import Keystore
 from keyd.custody.restore import Restored, RestoreError
 from keyd.custody.stream import OpeningReader, SealingWriter, StreamError
+from keyd.files import make_private_directory
 from keyd.peer import Peer
 from keyd.reasons import Reason
 from keyd.setup import SetupError, initialise, key_of_this_machine
@@ -159,6 +161,44 @@ async def test_a_backup_older_than_a_known_head_is_refused(rig: Rig, machine: Se
         put(content, machine, newer)
     assert not machine.ledger_file.exists()
     put(content, machine)  # who accepts the loss does not name the head
+
+
+async def test_a_head_that_is_still_in_the_state_folder_is_a_known_one(rig: Rig, machine: Settings) -> None:
+    """Ledger and wallets are gone, their newest signed head is not: the backup's heads must not hide what it lacks."""
+    content, _ = await fetched(rig)
+    await rig.paid()
+    await rig.heads().sign()
+    make_private_directory(machine.state_dir)
+    shutil.copy(rig.path / "ledger.heads", machine.ledger_heads_file)
+    with pytest.raises(RestoreError, match="older than a head you kept") as caught:
+        put(content, machine)
+    assert "ledger.heads moved away" in caught.value.hint
+    newer, _ = await fetched(rig)
+    put(newer, machine)
+
+
+async def test_what_is_restored_is_frozen_even_if_the_disk_takes_no_more_than_the_journal(
+    rig: Rig, machine: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The freeze is in the journal alone, which is not moved along: then nothing is put in place."""
+    content, _ = await fetched(rig)
+    opened = Ledger.open
+
+    def watched(path: Path, *, clock: Callable[[], int]) -> Ledger:
+        ledger = opened(path, clock=clock)
+        looking = sqlite3.connect(path, check_same_thread=False)  # as long as it looks, closing moves nothing
+        looking.execute("BEGIN")
+        looking.execute("SELECT * FROM meta").fetchall()
+        lookers.append(looking)
+        return ledger
+
+    lookers: list[sqlite3.Connection] = []
+    monkeypatch.setattr(Ledger, "open", watched)
+    with pytest.raises(RestoreError, match="did not reach the ledger"):
+        put(content, machine)
+    for looker in lookers:
+        looker.close()
+    assert not machine.ledger_file.exists()
 
 
 async def test_a_backup_of_another_ledger_is_refused(rig: Rig, machine: Settings) -> None:
