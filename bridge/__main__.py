@@ -85,18 +85,31 @@ def _marketplace(_context: click.Context, _parameter: click.Parameter, value: st
     help="Marketplace that x402_discover asks: a facilitator with /discovery.",
 )
 @click.option(
+    "--flat-dialect",
+    is_flag=True,
+    envvar="OSMODA_FLAT_DIALECT",
+    help="Read osModa's flat form of terms too, if egress does (`x402.flat_dialect` of egress.toml).",
+)
+@click.option(
     "--http",
     metavar="HOST:PORT",
     callback=_listen,
     help="Serve streamable HTTP on this loopback address, to this user alone, instead of stdin and stdout.",
 )
 @click.version_option(package_name="osmoda-x402", prog_name="osmoda-bridge")
-def main(socket: str, proxy: str, ca: Path, facilitator: str | None, http: tuple[str, int] | None) -> None:
+def main(
+    socket: str,
+    proxy: str,
+    ca: Path,
+    facilitator: str | None,
+    flat_dialect: bool,
+    http: tuple[str, int] | None,
+) -> None:
     """Tools with which AI agents see and narrow what may be paid. No tool pays; docs/TOOLS.md describes them."""
     if find_spec("mcp") is None:
         fail("the MCP SDK is not installed", "pip install 'osmoda-x402[bridge]'")
     try:
-        asyncio.run(serve(socket, proxy, ca, facilitator, http))
+        asyncio.run(serve(socket, proxy, ca, facilitator, flat_dialect, http))
     except (OSError, ValueError) as error:
         fail(f"cannot serve: {error}", "--http takes a free port of 127.0.0.1 or [::1]")
     except KeyboardInterrupt:
@@ -104,7 +117,12 @@ def main(socket: str, proxy: str, ca: Path, facilitator: str | None, http: tuple
 
 
 async def serve(
-    keyd_socket: str, proxy: str, ca: Path, facilitator: str | None, http: tuple[str, int] | None
+    keyd_socket: str,
+    proxy: str,
+    ca: Path,
+    facilitator: str | None,
+    flat_dialect: bool,
+    http: tuple[str, int] | None,
 ) -> None:
     """Until the client closes stdin, or a signal with HTTP."""
     from bridge import local_http  # here, so that --help and the error above need no SDK
@@ -112,7 +130,8 @@ async def serve(
     from bridge.tools import Tools
 
     async with KeydClient(keyd_socket) as keyd, Web(proxy, ca) as web:
-        server = make_server(Tools(keyd, Market(web, keyd, session_of(proxy)), facilitator))
+        market = Market(web, keyd, session_of(proxy), flat_dialect=flat_dialect)
+        server = make_server(Tools(keyd, market, facilitator))
         if http is None:
             await server.run_stdio_async()
         else:

@@ -53,11 +53,15 @@ class Found:
 class Market:
     """Asks sellers through `web`, and keyd what it would decide for this user."""
 
-    def __init__(self, web: Web, keyd: KeydClient, session: str | None = None) -> None:
-        """`session`: SHA-256 of the token of the session that requests are made in (`session_of`)."""
+    def __init__(
+        self, web: Web, keyd: KeydClient, session: str | None = None, *, flat_dialect: bool = False
+    ) -> None:
+        """`session`: SHA-256 of the token of the session that requests are made in (`session_of`). `flat_dialect`:
+        terms in osModa's flat form are terms, as for egress."""
         self._web = web
         self._keyd = keyd
         self._session = session
+        self._flat_dialect = flat_dialect
 
     async def price(self, url_text: str) -> Priced:
         """Asks a URL what it costs. Raises ValueError, NotAnswered, and what KeydClient raises."""
@@ -68,7 +72,7 @@ class Market:
             return Priced(url, page.status, asks_for_money=False, refused_by_egress=code)
         if page.status != 402:
             return Priced(url, page.status, asks_for_money=False, location=page.location)
-        found = terms.read_terms(page.payment_required, page.body)
+        found = terms.read_terms(page.payment_required, page.body, flat_dialect=self._flat_dialect)
         quote = None if found is None else await self._quote(origin, url.raw_path, found)
         description = None if found is None else found.description
         return Priced(url, page.status, asks_for_money=True, quote=quote, description=description)
@@ -109,6 +113,7 @@ class Market:
                 origin=origin,
                 path=path[:2048],
                 x402_version=found.version,
+                dialect=found.dialect,
                 offers=list(found.accepts[: api.MAX_OFFERS]),
                 session=self._session,
             )

@@ -27,12 +27,21 @@ class Terms:
     accepts: tuple[Any, ...]
     description: str | None = None
     """Of what is sold, in the seller's words."""
+    dialect: Literal["x402", "flat"] = "x402"
+    """`flat`: the one entry is osModa's `{amount, asset, chain, payTo, expiry}`."""
 
 
-def read_terms(header_values: Sequence[str], body: bytes) -> Terms | None:
-    """The terms of a 402: its PAYMENT-REQUIRED header, else its body. None if neither can be read."""
-    if len(header_values) == 1 and (found := _terms(_decoded(header_values[0]), default=2)) is not None:
-        return found
+def read_terms(header_values: Sequence[str], body: bytes, *, flat_dialect: bool = False) -> Terms | None:
+    """The terms of a 402: its PAYMENT-REQUIRED header, else its body. None if neither can be read.
+
+    `flat_dialect`: the header may be osModa's flat form, as egress reads it with `x402.flat_dialect`.
+    """
+    if len(header_values) == 1:
+        value = _decoded(header_values[0])
+        if flat_dialect and _is_flat(value):
+            return Terms(2, (value,), dialect="flat")
+        if (found := _terms(value, default=2)) is not None:
+            return found
     return _terms(loads(body), default=None)
 
 
@@ -63,6 +72,11 @@ def _terms(value: object, *, default: Literal[2] | None) -> Terms | None:
     source = resource if isinstance(resource, dict) else accepts[0] if isinstance(accepts[0], dict) else {}
     description = source.get("description")
     return Terms(version, tuple(accepts), description if isinstance(description, str) else None)
+
+
+def _is_flat(value: object) -> bool:
+    named = value.keys() if isinstance(value, dict) else frozenset()
+    return not {"accepts", "x402Version"} & named and named >= {"amount", "asset", "chain", "payTo"}
 
 
 def _decoded(value: str) -> Any:

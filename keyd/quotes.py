@@ -7,7 +7,8 @@ import sqlite3
 from typing import Final
 
 from keyd import api, payments, standing
-from keyd.core.intent import Intent, read_offers
+from keyd.core.assets import AssetTable
+from keyd.core.intent import Intent, read_terms
 from keyd.core.money import format_token_amount, format_usd
 from keyd.core.offers import Offer
 from keyd.core.policy import Allow, Deny, Policy, admit, cheapest, decide
@@ -20,7 +21,7 @@ _NO_REQUEST: Final = hashlib.sha256(b"osmoda-quote/v1").hexdigest()
 """Fingerprint of no request that was ever made: a quote is never the repeat of an open payment."""
 
 
-def intent_of(request: api.QuoteRequest, caller: str) -> Intent:
+def intent_of(request: api.QuoteRequest, caller: str, assets: AssetTable, now_s: int) -> Intent:
     """The purchase that `caller` would make."""
     return Intent(
         origin=request.origin,
@@ -30,7 +31,7 @@ def intent_of(request: api.QuoteRequest, caller: str) -> Intent:
         fingerprint=_NO_REQUEST,
         key=None,
         x402_version=request.x402_version,
-        offers=read_offers(request.offers, request.x402_version),
+        offers=read_terms(request, assets, now_s),
         resource_url=None,
         wallet_id=None,
         session=request.session,

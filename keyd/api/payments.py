@@ -55,6 +55,10 @@ class Caller(Message):
         return f"uid:{self.uid}" if self.name is None else f"proxy:{self.name}"
 
 
+type Dialect = Literal["x402", "flat"]
+"""How `offers` are written. `flat`: osModa's `{amount, asset, chain, payTo, expiry}`, with version 2."""
+
+
 class SignRequest(Message):
     """`POST /x402/sign`, full form: a 402 was received, may it be paid?
 
@@ -74,8 +78,7 @@ class SignRequest(Message):
     session: Hex32 | None = None
     """SHA-256 of the session token that came with the request; the token itself stays in egress."""
     x402_version: Literal[1, 2]
-    dialect: Literal["x402", "flat"] = "x402"
-    """How `offers` are written. `flat`: osModa's `{amount, asset, chain, payTo, expiry}`, with version 2."""
+    dialect: Dialect = "x402"
     offers: Annotated[list[Any], Field(min_length=1, max_length=MAX_OFFERS)]
     signed_offers: Annotated[list[Any], Field(max_length=MAX_OFFERS)] = Field(default_factory=list)
     """`info.offers` of the extension `offer-receipt`, as received: kept as evidence if it holds, never a condition."""

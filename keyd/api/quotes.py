@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, StringConstraints
 
 from keyd.api.base import MAX_OFFERS, Hex32, Message
-from keyd.api.payments import Method, Origin
+from keyd.api.payments import Dialect, Method, Origin
 
 
 class QuoteRequest(Message):
@@ -17,6 +17,7 @@ class QuoteRequest(Message):
     method: Method = "GET"
     path: Annotated[str, StringConstraints(max_length=2048)]
     x402_version: Literal[1, 2]
+    dialect: Dialect = "x402"
     offers: Annotated[list[Any], Field(min_length=1, max_length=MAX_OFFERS)]
     session: Hex32 | None = None
     """SHA-256 of a session's token, if the request would be made in one."""

@@ -82,10 +82,6 @@ class Intent:
 
 def from_request(request: api.SignRequest, assets: AssetTable, now_s: int) -> Intent:
     """The full form. Every offer is read alone: one that is malformed stays in the list as such."""
-    if request.dialect == "flat":
-        offers = flat.read_offers(request.offers, assets, now_s)
-    else:
-        offers = read_offers(request.offers, request.x402_version)
     return Intent(
         origin=request.origin,
         method=request.method,
@@ -94,7 +90,7 @@ def from_request(request: api.SignRequest, assets: AssetTable, now_s: int) -> In
         fingerprint=request.fingerprint,
         key=request.intent,
         x402_version=request.x402_version,
-        offers=offers,
+        offers=read_terms(request, assets, now_s),
         resource_url=request.resource_url,
         wallet_id=request.wallet_id,
         signed_offers=tuple(request.signed_offers),
@@ -132,6 +128,15 @@ def from_flat(request: api.FlatSignRequest, assets: AssetTable, now_s: int, call
         resource_url=None,
         wallet_id=request.wallet_id,
     )
+
+
+def read_terms(
+    request: api.SignRequest | api.QuoteRequest, assets: AssetTable, now_s: int
+) -> tuple[PaymentRequirements | Unpayable, ...]:
+    """The offers of a request, in whichever dialect they are written."""
+    if request.dialect == "flat":
+        return flat.read_offers(request.offers, assets, now_s)
+    return read_offers(request.offers, request.x402_version)
 
 
 def read_offers(entries: Sequence[object], version: Any) -> tuple[PaymentRequirements | Unpayable, ...]:

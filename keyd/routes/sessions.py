@@ -38,7 +38,10 @@ class SessionRoutes:
         message = await parse(request, api.QuoteRequest)
         if self._quotes.note(str(peer), now_us) is None:
             raise Refused(Reason.RATE_LIMIT, f"more than {quotes.QUOTES_PER_MINUTE} quotes in a minute")
-        return respond(self._service.quote(quotes.intent_of(message, str(peer)), now_us))
+        assets = self._service.policies.base.assets
+        return respond(
+            self._service.quote(quotes.intent_of(message, str(peer), assets, now_us // 1_000_000), now_us)
+        )
 
     async def open(self, request: Request) -> Response:
         message = await parse(request, api.SessionOpen)
@@ -48,11 +51,8 @@ class SessionRoutes:
         return respond(opened)
 
     async def list(self, request: Request) -> Response:
-        peer = request.peer
-        now_s = self._clock() // 1_000_000
-        of_anybody = self._is_admin(
-            request
-        )  # in a thread: each adds up what it spent, and payments go on meanwhile
+        peer, now_s, of_anybody = request.peer, self._clock() // 1_000_000, self._is_admin(request)
+        # In a thread: each session adds up what it spent, and payments go on meanwhile.
         return respond(await asyncio.to_thread(self._sessions.list, peer, now_s, of_anybody=of_anybody))
 
     async def close(self, request: Request) -> Response:

@@ -46,6 +46,28 @@ def by_bridge(headers: list[str], body: bytes) -> tuple[int, tuple[Any, ...]] | 
     return None if found is None else (found.version, found.accepts)
 
 
+FLAT = {
+    "amount": "0.01",
+    "asset": "USDC",
+    "chain": "base",
+    "payTo": "0x" + "22" * 20,
+    "expiry": 1_800_000_000,
+}
+
+
+@given(st.sampled_from([FLAT, FLAT | {"accepts": [OFFER]}, {"amount": "1"}]) | REQUIRED, st.booleans())
+def test_it_knows_the_flat_form_where_egress_does(value: dict[str, Any], switched_on: bool) -> None:
+    headers = [as_header(value)]
+    found = read_terms(headers, b"", flat_dialect=switched_on)
+    try:
+        paid = x402.read_payment_required(headers, b"", flat_dialect=switched_on)
+    except x402.X402Error:
+        assert found is None
+    else:
+        assert found is not None
+        assert (found.dialect, found.accepts) == (paid.dialect, paid.accepts)
+
+
 @given(st.lists(REQUIRED.map(as_header) | st.text(max_size=20), max_size=2), REQUIRED | JSON)
 def test_it_reads_what_egress_reads(headers: list[str], body: object) -> None:
     encoded = json.dumps(body).encode()

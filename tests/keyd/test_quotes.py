@@ -19,6 +19,8 @@ from keyd.sessions import Sessions
 from tests.keyd.conftest import EGRESS, NETWORK, POLICY, SELLER, Clock, Rig, intent, offer
 from tests.keyd.test_sessions import digest_of, opened
 
+EXPIRY = Clock().now_us // 1_000_000 + 60
+
 
 def request(*offers: dict[str, Any], **members: Any) -> api.QuoteRequest:
     fields = {
@@ -31,7 +33,9 @@ def request(*offers: dict[str, Any], **members: Any) -> api.QuoteRequest:
 
 
 def ask(rig: Rig, *offers: dict[str, Any], **members: Any) -> api.Quote:
-    return rig.service.quote(quotes.intent_of(request(*offers, **members), "uid:1000"), rig.clock.now_us)
+    now_us, assets = rig.clock.now_us, rig.service.policies.base.assets
+    asked = quotes.intent_of(request(*offers, **members), "uid:1000", assets, now_us // 1_000_000)
+    return rig.service.quote(asked, now_us)
 
 
 async def test_what_would_be_paid_is_quoted_and_nothing_is_recorded(rig: Rig) -> None:
@@ -138,3 +142,20 @@ async def test_the_quote_is_the_decision_that_follows(
         held = decided.reason.value.startswith("pin_") or decided.reason is Reason.APPROVAL_REQUIRED
         assert quoted.verdict == ("hold" if held else "refuse")
     rig.ledger.close()
+
+
+def flat_terms(**members: Any) -> dict[str, Any]:
+    return {
+        "amount": "0.0015",
+        "asset": "USDC",
+        "chain": "base-sepolia",
+        "payTo": SELLER,
+        "expiry": EXPIRY,
+    } | members
+
+
+async def test_flat_terms_are_quoted_as_they_would_be_paid(rig: Rig) -> None:
+    found = ask(rig, flat_terms(), dialect="flat")
+    assert (found.verdict, found.offer and found.offer.amount) == ("pay", "0.0015")
+    assert ask(rig, flat_terms(asset="DOGE"), dialect="flat").code == "asset_unknown"
+    assert ask(rig, flat_terms()).code == "offer_malformed"
