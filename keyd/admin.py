@@ -96,7 +96,7 @@ class Admin:
         now_s = tx.now // 1_000_000
         if sum(map(len, widened)) > proposals.MAX_WORDS:
             return Deny(Reason.POLICY_LIMIT, "the change is too long for a person to read; split it")
-        if proposals.full(tx.db, "policy", now_s):
+        if proposals.full(tx.db, "policy", str(peer), now_s):
             return Deny(Reason.POLICY_LIMIT, "too many proposals are waiting already")
         proposal, fact = proposals.proposed_change(self._entropy(6).hex(), patch, widened, str(peer), now_s)
         data = {"facts": [*proposals.expired(tx.db, now_s), fact], "proposal": proposal.id, "wider": widened}

@@ -21,9 +21,11 @@ APPROVAL_S: Final = 3600
 MAX_WORDS: Final = 2000
 """Characters of a proposal. A change that takes more words than a person reads is to be split."""
 MAX_PENDING_OF_HOST: Final = 10
-"""One seller that changes its terms all the time must not fill the list."""
+"""For one caller: a seller that changes its terms all the time must not fill the list."""
+MAX_PENDING_OF_CALLER: Final = 50
+"""Hostile pages can make an agent ask again and again; that must not keep others from asking."""
 MAX_PENDING: Final = 200
-"""Hostile pages can make an agent ask again and again; a person reads no more than this anyway."""
+"""Of all callers: a person reads no more than this anyway."""
 
 
 def held_payment(
@@ -31,16 +33,15 @@ def held_payment(
 ) -> tuple[str | None, list[Fact]]:
     """The id under which a person may approve `offer`, and the facts to record: none if it is waiting already.
 
-    No id if too much is waiting already, of this host or of all.
+    No id if too much is waiting already: of this caller, of it at this host, or of all.
     """
     key = approval_id(intent, offer)
     pending = facts.every(db, Kind.PENDING)
     known = pending.get(key)
     if known is not None and now_s <= known["expires_at"]:
         return key, []
-    current = [value for value in pending.values() if now_s <= value["expires_at"]]
-    of_host = [value for value in current if value.get("domain") == intent.domain]
-    if len(of_host) >= MAX_PENDING_OF_HOST or _count(current, "payment") >= MAX_PENDING:
+    at_host = [v for v in _asked_by(intent.caller, "payment", pending, now_s) if v["domain"] == intent.domain]
+    if len(at_host) >= MAX_PENDING_OF_HOST or full(db, "payment", intent.caller, now_s):
         return None, []
     value = _entry("payment", denial.detail, intent.caller, now_s)
     value |= {"code": denial.reason.value, "domain": intent.domain}
@@ -63,14 +64,21 @@ def find(db: sqlite3.Connection, proposal_id: str, now_s: int) -> dict[str, Any]
     return None if value is None or now_s > value["expires_at"] else value
 
 
-def full(db: sqlite3.Connection, kind: str, now_s: int) -> bool:
-    """No more of this kind are taken. Each kind by itself: an agent's proposals must not hide held payments."""
-    pending = facts.every(db, Kind.PENDING).values()
-    return _count([value for value in pending if now_s <= value["expires_at"]], kind) >= MAX_PENDING
+def full(db: sqlite3.Connection, kind: str, by: str, now_s: int) -> bool:
+    """No more of this kind are taken from `by`. Each kind by itself: an agent's proposals must not hide held payments."""
+    pending = facts.every(db, Kind.PENDING)
+    return (
+        len(_asked_by(by, kind, pending, now_s)) >= MAX_PENDING_OF_CALLER
+        or len(_asked_by(None, kind, pending, now_s)) >= MAX_PENDING
+    )
 
 
-def _count(pending: list[dict[str, Any]], kind: str) -> int:
-    return sum(value["kind"] == kind for value in pending)
+def _asked_by(
+    by: str | None, kind: str, pending: dict[str, dict[str, Any]], now_s: int
+) -> list[dict[str, Any]]:
+    """What of this kind waits still; of one caller or agent, or of all."""
+    current = (value for value in pending.values() if now_s <= value["expires_at"])
+    return [value for value in current if value["kind"] == kind and by in (None, value["by"])]
 
 
 def waiting(db: sqlite3.Connection, now_s: int) -> list[api.Proposal]:

@@ -40,6 +40,12 @@ from ledger.errors import LedgerError
 STRANGERS_PER_MINUTE: Final = 1
 """Entries about one user without the right role: enough to see an attempt, too few to fill a disk with."""
 
+LOGGED_PER_MINUTE: Final = 3000
+"""Requests of one user in the log; the ledger has every payment. journald drops what a service writes beyond 10,000
+records in half a minute, and among them would be the signed heads."""
+MAX_SHOWN_PATH: Final = 100
+"""Characters of a path in log and ledger; those of our endpoints are shorter."""
+
 log = structlog.get_logger("keyd.server")
 
 
@@ -68,6 +74,7 @@ class Server:
         self._clock = clock
         self._heads = heads
         self._strangers = Flood(STRANGERS_PER_MINUTE)
+        self._logged = Flood(LOGGED_PER_MINUTE)
         self._handlers = self.handlers()
 
     def handlers(self) -> Handlers:
@@ -93,7 +100,9 @@ class Server:
         seconds = time.perf_counter() - began
         self.metrics.answered(request.endpoint or "none", response.refused or ANSWERED, seconds)
         if request.method != "GET" or response.status != 200:  # egress asks for the policy every few seconds
-            _note(request, response)
+            suppressed = self._logged.note(str(request.peer), self._clock())
+            if suppressed is not None:
+                _note(request, response, suppressed)
         return response
 
     async def _answer(self, request: Request) -> Response:
@@ -115,7 +124,7 @@ class Server:
         name = find_endpoint(request)
         if name is not None and roles & api.ENDPOINTS[name].roles:
             return name
-        what = f"{request.method} {request.path[:100]}"
+        what = f"{request.method} {request.path[:MAX_SHOWN_PATH]}"
         if roles and name is None:
             raise Refused(Reason.REQUEST_MALFORMED, f"there is no {what}", 404)
         if (suppressed := self._strangers.note(str(peer), self._clock())) is not None:
@@ -166,13 +175,20 @@ def _patterns() -> Mapping[tuple[str, int], Sequence[tuple[str, tuple[str, ...]]
 _PATTERNS: Final = _patterns()
 
 
-def _note(request: Request, response: Response) -> None:
-    """In the log: who asked what, how it was answered, and which payment it was about."""
-    known = {"reason": response.refused and response.refused.value, "payment": request.payment}
+def _note(request: Request, response: Response, suppressed: int) -> None:
+    """In the log: who asked what, how it was answered, and which payment it was about.
+
+    `suppressed` requests of this user came before and are not in the log.
+    """
+    known = {
+        "reason": response.refused and response.refused.value,
+        "payment": request.payment,
+        "suppressed": suppressed,
+    }
     log.info(
         "keyd.request",
         method=request.method,
-        path=request.path,
+        path=request.path[:MAX_SHOWN_PATH],
         status=response.status,
         uid=request.peer.uid,
         **{name: value for name, value in known.items() if value},

@@ -38,6 +38,7 @@ class Message(BaseModel):
         extra="forbid",
         frozen=True,
         strict=True,
+        hide_input_in_errors=True,  # an answer of another version would end in a log with its signature, otherwise
         cache_strings="keys",  # pydantic would keep every short value for the next message, passphrases as well
     )
 

@@ -205,13 +205,13 @@ class Keystore:
         return nonce, AESGCM(kek.reveal()).encrypt(nonce, key.reveal(), _associated_data(info))
 
     def _open(self, file: _File) -> tuple[Payer, Secret]:
-        label = file.info.label
+        label, kek = file.info.label, self.kek  # once: a change of keys may put another in force meanwhile
         try:
-            nonce, sealed = file.seals[self.kek.id]
-            key = Secret(AESGCM(self.kek.reveal()).decrypt(nonce, sealed, _associated_data(file.info)))
+            nonce, sealed = file.seals[kek.id]
+            key = Secret(AESGCM(kek.reveal()).decrypt(nonce, sealed, _associated_data(file.info)))
         except KeyError:
             raise WalletUnreadable(
-                f"wallet {label!r} is sealed under key {', '.join(file.seals) or '(none)'}, not under {self.kek.id}"
+                f"wallet {label!r} is sealed under key {', '.join(file.seals) or '(none)'}, not under {kek.id}"
             ) from None
         except (InvalidTag, ValueError):
             raise WalletUnreadable(f"wallet {label!r} does not open: it was changed") from None

@@ -106,6 +106,17 @@ async def test_one_host_cannot_fill_the_list_of_questions(rig: Rig) -> None:
     assert "approval id" not in last.detail
 
 
+async def test_one_callers_questions_keep_no_other_from_asking(rig: Rig) -> None:
+    rig.policy(approve_above=0, allowed_domains=(DomainPattern.parse("*"),))
+    hosts = [{"scheme": "https", "host": f"api{n}.example.com", "port": 443} for n in range(6)]
+    for host in hosts:
+        for n in range(proposals.MAX_PENDING_OF_HOST):
+            await rig.refused(path=f"/{n}", origin=host)
+    assert len(rig.view().pending) == proposals.MAX_PENDING_OF_CALLER
+    for host in hosts:
+        assert "approval id" in (await rig.refused(origin=host, caller={"uid": 1001})).detail
+
+
 async def test_an_approval_is_for_these_terms_once_and_not_for_ever(rig: Rig) -> None:
     rig.policy(approve_above=10_000)
     await rig.paid(offer("10000"), what=1)

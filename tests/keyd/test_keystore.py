@@ -45,6 +45,26 @@ def test_the_file_is_private_and_holds_no_key_in_the_clear(wallets: Keystore, tm
     assert bytes.fromhex(DEV_KEY) not in content
 
 
+def test_a_wallet_opens_while_another_key_is_put_in_force(wallets: Keystore) -> None:
+    """Payments are decided in another thread: one must not be refused because the key changed under its hands."""
+    old, new = wallets.kek, Kek(bytes([9] * 32))
+
+    class Replaced(Kek):
+        __slots__ = ()
+
+        @property
+        def id(self) -> str:
+            wallets.kek = new
+            return old.id
+
+    wallets.store("main", parse_private_key(DEV_KEY), 0)
+    wallets.add_seal("main", new)
+    wallets.kek = Replaced(old.reveal())
+    assert wallets.open("main").address == DEV_ADDRESS
+    assert wallets.kek is new
+    assert wallets.open("main").address == DEV_ADDRESS
+
+
 def test_a_wallet_is_never_overwritten(wallets: Keystore) -> None:
     wallets.store("main", parse_private_key(DEV_KEY), 0)
     with pytest.raises(WalletExists):

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from eth_account import Account
+from pydantic import ValidationError
 from structlog.testing import capture_logs
 
 from keyd import api, payments
@@ -21,10 +22,11 @@ from keyd.api import Role
 from keyd.client import KeydClient, KeydRefused, KeydUnreachable
 from keyd.core import eip3009
 from keyd.core.assets import DEFAULT_ASSETS
-from keyd.floods import WINDOW_US
-from keyd.peer import Roles
+from keyd.floods import WINDOW_US, Flood
+from keyd.http.messages import Request
+from keyd.peer import Peer, Roles
 from keyd.quotes import QUOTES_PER_MINUTE
-from keyd.server import Server
+from keyd.server import MAX_SHOWN_PATH, Server
 from tests.keyd.conftest import DEV_KEY, PAYER, SELLER, Keyd, Rig, offer, sign_request
 
 ALL = frozenset(Role)
@@ -204,8 +206,8 @@ async def test_wallets_are_made_listed_and_recorded_but_never_overwritten(
     keyd: Keyd, client: KeydClient
 ) -> None:
     made = await client.wallet_create(api.WalletCreate(label="fresh"))
-    imported = await client.wallet_import(api.WalletImport(label="dev", private_key="0x" + DEV_KEY))
-    assert imported.address == PAYER
+    imported = await client.wallet_import(api.WalletImport(label="dev", private_key="0x" + "11" * 32))
+    assert imported.address == Account.from_key("0x" + "11" * 32).address
     listed = await client.wallet_list()
     assert {w.label for w in listed.wallets} == {"default", "dev", "fresh"}
     assert [w.label for w in listed.wallets if w.default] == ["default"]
@@ -357,3 +359,39 @@ def test_the_newest_payments_are_found_without_sorting_all_of_them(rig: Rig) -> 
         return " ".join(row[3] for row in db.execute(f"EXPLAIN QUERY PLAN {steps[-1]}"))
 
     assert "TEMP B-TREE" not in rig.ledger.read(plan)
+
+
+async def test_a_peer_that_asks_all_the_time_does_not_push_signed_heads_out_of_the_log(
+    keyd: Keyd,
+) -> None:
+    server = keyd.server
+    server._logged = Flood(3)
+    request = Request("GET", "/" + "x" * 4000, Peer(1, 1, 1))
+    with capture_logs() as logs:
+        for _ in range(10):
+            await server.answer(request)
+        keyd.rig.clock.advance(61)
+        await server.answer(request)
+    noted = [record for record in logs if record["event"] == "keyd.request"]
+    assert [record.get("suppressed") for record in noted] == [None, None, None, 7]
+    assert all(len(record["path"]) == MAX_SHOWN_PATH for record in noted)
+
+
+@pytest.mark.parametrize(
+    ("message", "members"),
+    [
+        (api.SignReply, {"signature": "0xdeadbeef"}),
+        (api.ExactPayload, {"signature": "0xdeadbeef"}),
+        (api.SignInProof, {"signature": "0xdeadbeef"}),
+        (api.WalletImport, {"private_key": "deadbeef" * 20}),
+        (api.BackupMake, {"passphrase": "deadbeef"}),
+        (api.KekRotate, {"new_kek": "deadbeef"}),
+    ],
+)
+def test_what_is_wrong_with_a_message_is_said_without_its_secrets(
+    message: type[api.Message], members: dict[str, str]
+) -> None:
+    """An answer of another version of keyd ends in the log of egress, as the cause of an error."""
+    with pytest.raises(ValidationError) as caught:
+        message.model_validate(members)
+    assert "deadbeef" not in str(caught.value)
