@@ -182,7 +182,7 @@ class _Run:
             raise
         except (
             sqlite3.DatabaseError
-        ) as error:  # so damaged that even the check ends: the entries may say more
+        ) as error:  # the worst damage ends the check; the entries may say where it is
             self.problem(f"file: {error}")
 
     def _report(self, done: int, *, total: int) -> None:
