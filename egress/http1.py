@@ -5,7 +5,10 @@
 - the head of a message may grow without limit: it is bounded;
 - a lost connection does not tell whether any of the answer had arrived: `AnswerBrokenOff` does;
 - a WebSocket that is asked for as `GET ws://…`, not through CONNECT, is refused: it is the http request that it is;
-- what an application sends ahead of the answer that it waits for is kept without limit: it is left in the socket.
+- what an application sends ahead of the answer that it waits for is kept without limit: it is left in the socket;
+- a CR, LF or NUL inside a field's value passes, and the next reader may see another field begin there: a blank takes
+  its place;
+- an HTTP/2 request whose length is not stated is sent without an end: it is chunked.
 
 `install` puts these classes in the place of mitmproxy's own, which HttpLayer names directly.
 """
@@ -44,6 +47,7 @@ below 16 KiB, and an endless one must not fill the memory."""
 
 _TRAILERS: Final = (RequestTrailers, ResponseTrailers)
 _ENDS: Final = (RequestEndOfMessage, ResponseEndOfMessage)
+_BREAKS: Final = re.compile(rb"[\r\n\0]+[ \t]*")
 _WEBSOCKET_TARGET: Final = re.compile(rb"(GET )ws://", re.IGNORECASE)
 
 
@@ -114,7 +118,7 @@ class Http1Client(_Http1Connection, stock.Http1Client):
 
     def send(self, event: HttpEvent) -> layer.CommandGenerator[None]:
         if isinstance(event, RequestHeaders):
-            request = upstream.for_proxy(event.request, self.conn)
+            request = upstream.for_proxy(_framed(event), self.conn)
             event = RequestHeaders(event.stream_id, request, event.end_stream)
         yield from super().send(event)
 
@@ -132,8 +136,11 @@ class Http1Client(_Http1Connection, stock.Http1Client):
                 return
         begun = self._answer_begun or bool(self.buf)
         for command in super().read_headers(event):
-            if begun and isinstance(command, ReceiveHttp):
-                command.event = _broken_off(command.event)
+            if isinstance(command, ReceiveHttp):
+                if begun:
+                    command.event = _broken_off(command.event)
+                if isinstance(command.event, ResponseHeaders):
+                    _on_one_line(command.event.response)
             yield command
         if self.state != self.read_headers or self.stream_id is None:
             self._answer_begun = False
@@ -149,6 +156,7 @@ class Http1Client(_Http1Connection, stock.Http1Client):
             except ValueError:
                 continue  # a malformed hint is no reason to lose the answer that follows
             assert self.stream_id is not None
+            _on_one_line(response)
             yield ReceiveHttp(ResponseHeaders(self.stream_id, response, False))
 
 
@@ -162,11 +170,34 @@ class Http1Server(_Http1Connection, stock.Http1Server):
             rest = bytes(self.buf)[match.end() :]
             self.buf = ReceiveBuffer()
             self.buf += match[1] + b"http://" + rest
-        yield from super().read_headers(event)
+        for command in super().read_headers(event):
+            if isinstance(command, ReceiveHttp) and isinstance(command.event, RequestHeaders):
+                _on_one_line(command.event.request)
+            yield command
         if self.state == self.read_headers and len(self.buf) > MAX_HEAD:
             yield commands.SendData(self.conn, stock.make_error_response(431, "request head too large"))
             yield commands.CloseConnection(self.conn)
             self.state = self.done
+
+
+def _on_one_line(message: http.Request | http.Response) -> None:
+    """RFC 9110 section 5.5, RFC 9112 section 5.2. Python's own client, for one, begins a new field at a lone CR: a server
+    could write X-402-Egress there."""
+    fields = message.headers.fields
+    if any(_BREAKS.search(value) for _, value in fields):
+        message.headers.fields = tuple((name, _BREAKS.sub(b" ", value)) for name, value in fields)
+    if isinstance(message, http.Response):
+        message.data.reason = _BREAKS.sub(b" ", message.data.reason)
+
+
+def _framed(event: RequestHeaders) -> http.Request:
+    """What follows a request without a length would be read as the next one."""
+    request = event.request
+    if event.end_stream or not (request.is_http2 or request.is_http3) or "content-length" in request.headers:
+        return request
+    chunked = request.copy()
+    chunked.headers["transfer-encoding"] = "chunked"
+    return chunked
 
 
 def _is_informational(buffer: ReceiveBuffer) -> bool:

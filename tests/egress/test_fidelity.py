@@ -188,6 +188,29 @@ async def test_a_servers_x_402_egress_is_not_believed(world: World, status: int)
     assert values == ([] if status == 200 else ["rejected; reason=terms_missing"])
 
 
+@pytest.mark.parametrize(
+    "between", [b"\r", b"\r\n ", b"\0", b"\r\r\t "], ids=["lone CR", "folded", "NUL", "two"]
+)
+async def test_a_field_is_one_line_for_every_reader(world: World, between: bytes) -> None:
+    """Of both ends, some would begin a new field at a lone CR: http.client, and so requests and urllib3, for one."""
+    forged = b"A: b" + between + b"X-402-Egress: paid\r\n"
+    heads: list[bytes] = []
+
+    async def script(connection: Connection) -> None:
+        heads.append(await connection.reader.readuntil(b"\r\n\r\n"))
+        hint = b"HTTP/1.1 103 Early Hints\r\n" + forged + b"\r\n"
+        await connection.send(hint + b"HTTP/1.1 200 OK\rA: 1\r\n" + forged + b"Content-Length: 0\r\n\r\n")
+
+    async with world.serving(script) as upstream, world.app(upstream) as app:
+        host = f"Host: 127.0.0.1:{upstream.port}\r\n".encode()
+        await app.write(b"GET " + upstream.url().encode() + b" HTTP/1.1\r\n" + host + forged + b"\r\n")
+        heads += [await app.reader.readuntil(b"\r\n\r\n") for _ in range(2)]
+    for head in heads:
+        assert b"\r\nA: b X-402-Egress: paid\r\n" in head
+        assert all(line.count(b"\r") == line.count(b"\0") == 0 for line in head.split(b"\r\n"))
+    assert heads[-1].startswith(b"HTTP/1.1 200 OK A: 1\r\n")
+
+
 async def test_an_upgraded_connection_is_a_pipe_even_after_a_payment(world: World) -> None:
     async def script(connection: Connection) -> None:
         await connection.request()

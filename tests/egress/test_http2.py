@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 
 import httpx
 import pytest
@@ -10,9 +11,18 @@ import pytest
 from keyd import api
 from tests.egress.conftest import World
 from tests.egress.support.client import App
-from tests.egress.support.http2 import Http2App, Stream, serving_http2
+from tests.egress.support.http2 import Http2App, Http2Connection, Stream, serving_http2
 from tests.egress.support.upstream import Upstream
-from tests.egress.support.wire import OFFER, SETTLED, TERMS, decode, encode
+from tests.egress.support.wire import (
+    OFFER,
+    SETTLED,
+    TERMS,
+    Message,
+    decode,
+    encode,
+    paid_answer,
+    read_message,
+)
 
 
 async def seller(stream: Stream) -> None:
@@ -211,6 +221,38 @@ async def test_a_request_that_was_cancelled_in_the_queue_is_never_sent(world: Wo
         await app.until(first, "end")
         await app.until(last, "end")
     assert [request.target for request in upstream.requests] == ["/first", "/last"]
+
+
+async def test_a_server_that_has_gone_back_to_http_1_gets_the_paid_body_with_its_end(world: World) -> None:
+    """An HTTP/2 request need not state its length. Without one, this body would be a request of its own."""
+    body = b"GET /admin HTTP/1.1\r\nHost: x\r\n\r\n"
+    tls = world.pki.server_for("h2", "http/1.1")
+    log: list[Message] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2":
+            await Http2Connection(reader, writer, refuse, Upstream(0, "https")).run()
+        else:
+            log.append(await read_message(reader))
+            writer.write(paid_answer())
+        writer.close()
+
+    async def refuse(stream: Stream) -> None:
+        await stream.complete.wait()
+        tls.set_alpn_protocols(["http/1.1"])
+        await stream.go_away(stream.id)
+        await stream.head(402, {"payment-required": encode(TERMS)}, end=True)
+
+    async def upload() -> AsyncIterator[bytes]:
+        yield body
+
+    async with await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls) as server, client(world) as app:
+        url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/a"
+        assert (await app.post(url, content=upload())).content == b"content"
+        server.close_clients()
+    (request,) = log
+    assert (request.target, request.body) == ("/a", body)
+    assert request.get("payment-signature") is not None
 
 
 async def test_the_first_streams_end_is_not_taken_for_the_paid_ones(world: World) -> None:
