@@ -80,8 +80,9 @@ def is_private_name(host: str) -> bool:
 
     True of `localhost` and other reserved suffixes, of names of one label (search domains complete those), and of
     private IPv4 addresses in the spellings that inet_aton(3) takes and the standard does not: `127.1`, `0x7f000001`.
+    Judged as it will be sent: in full-width digits and ideographic full stops the same name can be written once more.
     """
-    name = host.lower().rstrip(".")
+    name = (normal_host(host) or host.lower()).rstrip(".")
     try:
         return is_private(socket.inet_ntoa(socket.inet_aton(name)))
     except OSError:

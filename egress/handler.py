@@ -23,6 +23,7 @@ from typing import Any, Final
 from mitmproxy import http
 from mitmproxy.connection import Connection
 from mitmproxy.proxy import commands, events, mode_servers
+from mitmproxy.proxy.server_hooks import ServerConnectHook
 
 from egress.flow_control import ReadingHook
 from egress.last_words import LastWordsReader
@@ -131,6 +132,10 @@ class Handler(mode_servers.ProxyConnectionHandler):
                         await pending
                 except Exception as error:  # noqa: BLE001 the fault of one addon must not stop the others
                     _log.exception("Addon error: %s", error)
+                    if isinstance(hook, ServerConnectHook):
+                        hook.data.server.error = (
+                            "an addon has failed"  # it might have refused the destination
+                        )
 
     def _functions(self, name: str) -> tuple[Callable[[Any], Any], ...]:
         addons = self.master.addons.chain

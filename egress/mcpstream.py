@@ -151,6 +151,9 @@ class McpStream(PayStream):
             yield from super()._pass_on(reason)
             return
         self._exchange.refusal = reason
+        yield from self._end_with_the_event()
+
+    def _end_with_the_event(self) -> layer.CommandGenerator[None]:
         yield from self._give_back_the_event()
         yield from super().state_stream_response_body(ResponseEndOfMessage(self.stream_id))
 
@@ -163,26 +166,23 @@ class McpStream(PayStream):
     # -- the paid answer goes on where the first one stopped ------------------------------------------------
 
     def _go_on_with(self, answer: http.Response) -> layer.CommandGenerator[None]:
-        if 100 <= answer.status_code < 200:
+        if 100 <= answer.status_code < 200 and answer.status_code != 101:
             return
         self.flow.response, paid = self._begun, self._exchange.payment
         assert self.flow.response is not None
         assert paid is not None
         yield PaidAnswerHook(PaidAnswerBegun(self.flow, answer))
-        if paid.answer is None:
-            self.server_state = self.state_discard_answer
+        if (
+            paid.answer is None
+        ):  # it failed before MCP had its turn: the application gets the answer to its own call
+            yield from self._cancel_repeat("no answer of MCP")
+            yield from self._end_with_the_event()
             return
         self.flow.response.stream = (
             paid.answer if paid.answer.kind is mcp.Kind.EVENTS else mcp.AsEvent(paid.answer)
         )
         self._begun, self._events, self._event = None, None, b""
         self.server_state = self.state_stream_response_body
-
-    def state_discard_answer(self, event: events.Event) -> layer.CommandGenerator[None]:
-        """The paid call failed before MCP had its turn: the application gets the answer to its own."""
-        if isinstance(event, ResponseEndOfMessage):
-            yield from self._give_back_the_event()
-            yield from super().state_stream_response_body(event)
 
     # -- errors and deadlines -------------------------------------------------------------------------------
 
@@ -201,9 +201,6 @@ class McpStream(PayStream):
         self, event: RequestProtocolError | ResponseProtocolError
     ) -> layer.CommandGenerator[None]:
         broken_off = isinstance(event, ResponseProtocolError)
-        if broken_off and self.server_state == self.state_discard_answer:
-            yield from self.state_discard_answer(ResponseEndOfMessage(self.stream_id))
-            return
         if broken_off and self.server_state == self.state_hold_answer:
             yield from self._release(None)
         yield from super().handle_protocol_error(event)

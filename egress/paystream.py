@@ -331,12 +331,10 @@ class PayStream(PacedStream):
             yield from self._decide()
 
     def _end_probe(self) -> layer.CommandGenerator[None]:
-        """It brought no terms: the application gets its own 402, and the server need not go on answering."""
+        """It brought no terms: the application gets its own 402."""
         self._held_body = bytearray()
         self.flow.response, self._held = self._held, None
-        if self.context.server.connected:
-            cancelled = RequestProtocolError(self._upstream_id, "probe without terms", ErrorCode.CANCEL)
-            yield SendHttp(cancelled, self.context.server)
+        yield from self._cancel_repeat("probe without terms")
         yield from self._pass_on(Reason.TERMS_MISSING)
 
     # -- send it once more ----------------------------------------------------------------------------------
@@ -400,6 +398,12 @@ class PayStream(PacedStream):
         if trailers:
             yield SendHttp(RequestTrailers(stream_id, trailers), server)
         yield SendHttp(RequestEndOfMessage(stream_id), server)
+
+    def _cancel_repeat(self, why: str) -> layer.CommandGenerator[None]:
+        """The server need not go on answering."""
+        if self.context.server.connected:
+            cancelled = RequestProtocolError(self._upstream_id, why, ErrorCode.CANCEL)
+            yield SendHttp(cancelled, self.context.server)
 
     def _request_body(self) -> bytes:
         body = self._exchange.body
@@ -479,6 +483,10 @@ class PayStream(PacedStream):
         if self._alias is not None:
             yield DropStream(self._alias)
             self._alias = None
+
+    def state_done(self, _: events.Event) -> layer.CommandGenerator[None]:
+        """What still comes of an answer that was given up, a probe's for example, has nobody to go to."""
+        yield from ()
 
     def stream_id_at(self, connection: Connection) -> int:
         if self._alias is not None and connection is self.context.server:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -123,6 +124,7 @@ def run_egress(keyd: FakeKeyd, pki: Pki) -> RunEgress:
             **overrides,
         }
         settings = EgressSettings(**values)
+        faults = _Faults()
         egress = Egress(settings, listeners(settings.listen, {}))
         running = asyncio.create_task(egress.run())
         ready = asyncio.create_task(egress.ready.wait())
@@ -135,8 +137,22 @@ def run_egress(keyd: FakeKeyd, pki: Pki) -> RunEgress:
         finally:
             egress.stop()
             await running
+            logging.getLogger("mitmproxy.proxy").removeHandler(faults)
+        assert faults.seen == []
 
     return run
+
+
+class _Faults(logging.Handler):
+    """What went wrong inside of mitmproxy: it drops the rest of what it was doing then, and goes on as if nothing were."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.seen: list[str] = []
+        logging.getLogger("mitmproxy.proxy").addHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.seen.append(f"{record.getMessage()} {record.exc_info and record.exc_info[1]!r}"[:500])
 
 
 @pytest.fixture

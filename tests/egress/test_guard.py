@@ -130,6 +130,18 @@ async def test_a_name_that_resolves_to_private_addresses_is_refused(
     assert upstream.connections == 0
 
 
+async def test_a_guard_that_fails_lets_nobody_through(
+    run_egress: RunEgress, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bool:
+        raise RuntimeError("a host that nobody thought of")
+
+    async with run_egress() as egress, serving(FREE) as upstream, App(egress.address, upstream) as app:
+        monkeypatch.setattr("egress.guard.covered", fail)
+        assert (await app.get()).status == 502
+    assert upstream.connections == 0
+
+
 async def test_a_resolver_that_changes_its_answer_is_judged_by_the_answer_that_is_used(
     run_egress: RunEgress, monkeypatch: pytest.MonkeyPatch
 ) -> None:

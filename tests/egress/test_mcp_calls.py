@@ -217,6 +217,31 @@ async def test_in_a_stream_that_has_begun_it_leaves_the_terms(world: World) -> N
 
 
 @pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\nanything",
+        b"HTTP/1.1 503 Overloaded\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n",
+    ],
+    ids=["101", "an error without end"],
+)
+async def test_what_is_no_answer_to_the_paid_call_is_not_waited_for(world: World, answer: bytes) -> None:
+    async def script(connection: Connection) -> None:
+        request = json.loads((await connection.request()).body)
+        await connection.send(as_events(request["id"], PAYWALL))
+        if connection.number == 1:
+            await connection.request()
+            await connection.send(answer)
+            assert await connection.reader.read() == b""
+
+    async with world.serving(script) as upstream, world.app(upstream) as app:
+        await app.send("/mcp", method="POST", body=call())
+        assert messages(await app.answer()) == [{"jsonrpc": "2.0", "id": 7, "result": PAYWALL}]
+        assert (await world.keyd.outcomes.get()).http_status == int(answer.split()[1])
+        await app.send("/mcp", method="POST", body=call(8, _meta={mcp.PAYMENT: {}}))  # on the same connection
+        assert messages(await app.answer()) == [{"jsonrpc": "2.0", "id": 8, "result": PAYWALL}]
+
+
+@pytest.mark.parametrize(
     "imitation",
     [
         {"content": [{"type": "text", "text": json.dumps(TERMS)}]},

@@ -199,6 +199,19 @@ async def test_what_is_private_by_its_spelling_is_not_asked_of_the_proxy(
 
 
 @pytest.mark.parametrize(
+    "host", ["metadata.google\uff0einternal", "\uff11\uff12\uff17.1", "127\u30020\u30020\u30021"]
+)
+async def test_nor_is_what_is_private_once_it_is_written_in_ascii(run_egress: RunEgress, host: str) -> None:
+    async with chain(run_egress) as (egress, proxy, _):
+        reader, writer = await asyncio.open_connection(*egress.address)
+        writer.write(f"GET / HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        answer = await read_message(reader)
+        writer.close()
+    assert (answer.status, answer.get("X-402-Egress")) == (403, "rejected; reason=destination_private")
+    assert proxy.requests == []
+
+
+@pytest.mark.parametrize(
     "name", ["seller.example", "local.example", "internal", "a.b.c.example", "1.1.1.1.example"]
 )
 def test_names_of_the_internet_are_not_private(name: str) -> None:
