@@ -47,7 +47,7 @@ class X402Addon:
         self._room = room
         self._enabled = enabled
         self._max_request_body = max_request_body
-        self._calls = LiveCalls()
+        self._calls = LiveCalls(buyer.asks_as)
         self.live: set[str] = set()
         """Ids of the flows that have begun and not ended."""
 
@@ -70,7 +70,7 @@ class X402Addon:
         if (trailers := flow.request.trailers) is not None:
             self._refuse(flow, steering.refusal_by_trailers(trailers))
             strip_request_headers(trailers)
-        self._calls.follow(flow.request)
+        self._calls.follow(flow)
 
     def _refuse(self, flow: http.HTTPFlow, reason: Reason | None) -> None:
         """Should this request be answered with 402, then it is not paid, for the first reason that was found."""

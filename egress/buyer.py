@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -81,6 +81,10 @@ class Buyer:
         if isinstance(decision, Pay) and not (call or exchange.signed_in or exchange.probed):
             self._prepayments.asked(flow.request, origin, required)
         return decision
+
+    def asks_as(self, flow: http.HTTPFlow) -> Hashable:
+        """The same for two requests of one caller."""
+        return self._identity.told_apart(flow)
 
     # -- before the server asks -----------------------------------------------------------------------------
 

@@ -92,6 +92,10 @@ class Identity:
             self._users[connection] = caller
         return caller
 
+    def told_apart(self, flow: http.HTTPFlow) -> tuple[str, Credentials]:
+        """Different for the requests of any two callers; at once, and without the process."""
+        return self.owner(flow.client_conn), self._credentials(flow)
+
     def _credentials(self, flow: http.HTTPFlow) -> Credentials:
         own = flow.metadata.get(_CREDENTIALS)
         return own if own is not None else self._tunnels.get(flow.client_conn.id, Credentials())

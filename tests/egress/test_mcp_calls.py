@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +14,10 @@ import pytest
 from egress import mcp
 from egress.sse import EventStream
 from keyd import api
-from tests.egress.conftest import World
+from tests.egress.conftest import RunEgress, World
 from tests.egress.support.client import App
-from tests.egress.support.keyd import SIGNATURE, refusal, reply_to
-from tests.egress.support.upstream import Connection, Script
+from tests.egress.support.keyd import SIGNATURE, FakeKeyd, refusal, reply_to
+from tests.egress.support.upstream import Connection, Script, serving
 from tests.egress.support.wire import Message, response
 
 OFFER = {"scheme": "exact", "network": "eip155:84532", "amount": "1000", "asset": "0x0", "payTo": "0x1"}
@@ -336,6 +338,35 @@ async def test_a_cancellation_names_the_call_as_the_server_knows_it(world: World
         cancelled.set()
         await app.answer()
         assert await cancel(7, "s1") == 7
+
+
+async def test_nobody_cancels_a_call_that_another_has_paid(run_egress: RunEgress, keyd: FakeKeyd) -> None:
+    """Both call without a session, and both count from 1. One is known by its token, the other by its user."""
+    token = {"name": "ci", "token_sha256": hashlib.sha256(b"t").hexdigest()}
+    paid = asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        request = json.loads((await connection.request()).body)
+        if "requestId" in request["params"]:
+            await connection.send(response(202))
+            return
+        await connection.send(as_json(request["id"], PAYWALL))
+        await connection.request()
+        paid.set()
+        await connection.reader.read()
+
+    async with (
+        run_egress(callers=[token]) as egress,
+        serving(script) as upstream,
+        App(egress.address, upstream) as app,
+        App(egress.address, upstream) as other,
+    ):
+        await app.send("/mcp", method="POST", body=call(1))
+        await paid.wait()
+        basic = base64.b64encode(b"ci:t").decode()
+        await other.send("/mcp", method="POST", body=cancellation(1), Proxy_Authorization=f"Basic {basic}")
+        assert (await other.answer()).status == 202
+    assert upstream.requests[-1].body == cancellation(1)
 
 
 async def test_a_server_that_keeps_the_stream_open_after_its_terms_is_not_waited_for(
