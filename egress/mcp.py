@@ -26,6 +26,8 @@ PAYMENT_RESPONSE: Final = "x402/payment-response"
 
 MAX_MESSAGE: Final = 256 * 1024
 """Bytes of an answer that is looked at. Terms take a few KB; a larger answer is a result, and streams."""
+MAX_CALL: Final = 1024 * 1024
+"""Bytes of a request that is looked at, an image in it included. While one is read, no other traffic goes on."""
 
 _PAYABLE: Final = {"tools/call": "name", "resources/read": "uri", "prompts/get": "name"}
 """Methods that a server can charge for, and the parameter that says what is called."""
@@ -85,7 +87,7 @@ class PaidCall:
 
 def read_call(body: bytes) -> Call | None:
     """The payable call in the body of a POST; None for everything else, and for one that brings its own payment."""
-    message = _object(body) if b'"jsonrpc"' in body else None
+    message = _object(body) if len(body) <= MAX_CALL and b'"jsonrpc"' in body else None
     if message is None or message.get("jsonrpc") != "2.0" or not _is_id(message.get("id")):
         return None
     method, params = message.get("method"), message.get("params")

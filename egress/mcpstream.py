@@ -104,11 +104,12 @@ class McpStream(PayStream):
         elif isinstance(event, ResponseEndOfMessage):
             body, self._held_body = bytes(self._held_body), bytearray()
             self.flow.response.data.content = body
-            terms = mcp.terms_in(body, self._call.id)
+            call, self._call = self._call, None  # the deadline keeps this stream in memory for a while
+            terms = mcp.terms_in(body, call.id)
             if terms is None:
                 yield from self._pass_on(None)
             else:
-                self._asked = Asked(self._call, terms)
+                self._asked = Asked(call, terms)
                 yield from self._decide()
 
     # -- an answer of events --------------------------------------------------------------------------------

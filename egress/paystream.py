@@ -414,6 +414,8 @@ class PayStream(PacedStream):
     def handle_protocol_error(
         self, event: RequestProtocolError | ResponseProtocolError
     ) -> layer.CommandGenerator[None]:
+        if self.client_state == self.server_state == self.state_done:
+            return  # the end of a connection that was given up: this exchange is over, and the next one may have begun
         if isinstance(event, ResponseProtocolError):
             if self._concerns_the_held_402(event):
                 return

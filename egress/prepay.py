@@ -22,7 +22,8 @@ from keyd.api import Origin
 MAX_REMEMBERED: Final = 512
 """Requests whose terms are kept, those that were used last."""
 MAX_TERMS: Final = 16 * 1024
-"""Bytes of terms that are kept; ordinary ones take 1 KB. With MAX_REMEMBERED this bounds the memory at 8 MiB."""
+"""Bytes of terms that are kept, extensions and target included; ordinary ones take 1 KB. With MAX_REMEMBERED this
+bounds the memory at 8 MiB of JSON."""
 FRESH_S: Final = 600.0
 """How long after its last confirmation a price is worth a guess."""
 
@@ -58,7 +59,7 @@ class Prepayments:
         """A seller has answered `request` with these terms, and keyd has signed a payment for them."""
         if self._after(origin, request.method) is None or not _is_plain(request):
             return
-        if required.dialect != "x402" or len(json.dumps(required.accepts)) > MAX_TERMS:
+        if required.dialect != "x402" or _size(request, required) > MAX_TERMS:
             return
         key = (request.method, origin, request.path)
         known = self._remembered.pop(key, None)
@@ -93,6 +94,11 @@ def _key(request: http.Request) -> _Key | None:
         return None
     origin = origin_of("https" if request.scheme == "https" else "http", request.host, request.port)
     return None if origin is None else (request.method, origin, request.path)
+
+
+def _size(request: http.Request, required: PaymentRequired) -> int:
+    said = (required.accepts, required.resource, required.extensions, required.error)
+    return len(json.dumps(said)) + len(request.path)
 
 
 def _is_plain(request: http.Request) -> bool:

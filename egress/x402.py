@@ -123,16 +123,28 @@ def sendable(required: PaymentRequired) -> PaymentRequired | None:
 
     To be asked before anything is signed: a payment that does not fit into a header would be open for nothing.
     """
+    try:
+        slim = _without_what_never_fits(required)
+    except extensions.NoRoom:
+        return None
     fits = []
     for i, entry in enumerate(required.accepts):
         try:
-            encode_payment(required, i, _LONGEST_PAYLOAD, _ANY_PAYMENT_ID)
+            encode_payment(slim, i, _LONGEST_PAYLOAD, _ANY_PAYMENT_ID)
         except HeaderTooLong:
             continue
         except X402Error:
             pass  # malformed: keyd says why, and never chooses it
         fits.append(entry)
     return replace(required, accepts=tuple(fits)) if fits else None
+
+
+def _without_what_never_fits(required: PaymentRequired) -> PaymentRequired:
+    """Makes no difference to what is sent. Without it a seller with thousands of extensions would have them measured
+    anew for each offer, and everybody's traffic waits meanwhile."""
+    if required.version == 1 or not required.extensions:
+        return required
+    return replace(required, extensions=extensions.fitting(required.extensions, _MAX_PAYMENT_JSON))
 
 
 def encode_payment(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -235,3 +236,19 @@ async def test_a_412_with_terms_after_the_payment_is_reported_and_not_paid_again
     assert (report.http_status, report.failure) == (412, None)
     assert len(world.keyd.requests) == 1
     assert len(upstream.requests) == 2
+
+
+def test_thousands_of_extensions_are_measured_once_for_all_offers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody's traffic waits while a 402 is read."""
+    size, measured = extensions.size, 0
+
+    def counted(value: Mapping[str, Any]) -> int:
+        nonlocal measured
+        measured += 1
+        return size(value)
+
+    monkeypatch.setattr(extensions, "size", counted)
+    many: dict[str, Any] = {f"e{number}": {} for number in range(5000)}
+    required = x402.PaymentRequired(2, (OFFER,) * 16, extensions=many)
+    assert x402.sendable(required) == required
+    assert measured < 4 * len(many)

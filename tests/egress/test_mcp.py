@@ -224,3 +224,13 @@ def test_a_cancellation_follows_the_call_to_its_new_id() -> None:
     assert found is not None
     assert found[0] == 7
     assert json.loads(mcp.cancelling(found[1], NEW_ID))["params"] == {"requestId": NEW_ID, "reason": "bored"}
+
+
+def test_a_call_that_would_hold_up_all_other_traffic_is_not_read() -> None:
+    def call(size: int) -> bytes:
+        params = {"name": "see", "arguments": {"image": "x" * size}}
+        return json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}).encode()
+
+    around = len(call(0))
+    assert mcp.read_call(call(mcp.MAX_CALL - around)) is not None
+    assert mcp.read_call(call(mcp.MAX_CALL - around + 1)) is None

@@ -349,6 +349,14 @@ def test_the_memory_is_bounded_in_number_and_size() -> None:
         prepayments.asked(request(f"/{number}"), ORIGIN, PaymentRequired(2, (OFFER,)))
     assert prepayments.expected(request("/0")) is None
     assert prepayments.expected(request("/1")) is not None
-    large = {**OFFER, "extra": {"padding": "x" * MAX_TERMS}}
-    prepayments.asked(request("/large"), ORIGIN, PaymentRequired(2, (large,)))
-    assert prepayments.expected(request("/large")) is None
+    padding = {"padding": "x" * MAX_TERMS}
+    for large in (
+        PaymentRequired(2, ({**OFFER, "extra": padding},)),
+        PaymentRequired(2, (OFFER,), extensions={"bazaar": padding}),
+        PaymentRequired(2, (OFFER,), resource=padding),
+        PaymentRequired(2, (OFFER,), error="x" * MAX_TERMS),
+    ):
+        prepayments.asked(request("/large"), ORIGIN, large)
+        assert prepayments.expected(request("/large")) is None
+    prepayments.asked(request("/" + "x" * MAX_TERMS), ORIGIN, PaymentRequired(2, (OFFER,)))
+    assert prepayments.expected(request("/" + "x" * MAX_TERMS)) is None
