@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -98,6 +99,7 @@ async def serve(settings: config.Settings, config_file: Path, source: kek.Source
         connections.start(listener)
         path = listener.getsockname()
         log.info("keyd.ready", socket=path, problems=daemon.service.problems())
+        gc.freeze()  # modules and tables stay: the collector need not look at them again
         notifier.ready(f"answers on {path}; `keyctl health` says whether it can pay")
         alive = asyncio.create_task(notifier.keep_alive(lambda: _writer_answers(ledger)), name="watchdog")
         signing = asyncio.create_task(daemon.heads.keep_signing(time.monotonic), name="heads")

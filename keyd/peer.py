@@ -57,6 +57,11 @@ class Roles:
         groups = _groups(peer) if any(self.gids.values()) else frozenset()
         return frozenset(role for role in Role if peer.uid in self.uids[role] or groups & self.gids[role])
 
+    def any_of(self, peer: Peer, wanted: frozenset[Role]) -> bool:
+        """Whether `peer` has one of the roles `wanted`. Its groups, which take reading two files, are asked for only if
+        its user alone has none: egress, in whose name payments are asked for, is a user."""
+        return any(peer.uid in self.uids[role] for role in wanted) or bool(self.of(peer) & wanted)
+
 
 def _is_group(entry: str | int) -> bool:
     return isinstance(entry, str) and entry.startswith("@")

@@ -120,10 +120,10 @@ class Server:
     async def _endpoint_for(self, request: Request) -> str:
         """The name of the endpoint that is asked for, if this peer may use it. Raises Refused."""
         peer = request.peer
-        roles = self._roles.of(peer)
         name = find_endpoint(request)
-        if name is not None and roles & api.ENDPOINTS[name].roles:
+        if name is not None and self._roles.any_of(peer, api.ENDPOINTS[name].roles):
             return name
+        roles = self._roles.of(peer)
         what = f"{request.method} {request.path[:MAX_SHOWN_PATH]}"
         if roles and name is None:
             raise Refused(Reason.REQUEST_MALFORMED, f"there is no {what}", 404)

@@ -7,7 +7,6 @@ other. The signature is made only after that transaction is on the disk.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,6 +25,7 @@ from keyd.payments import Payment
 from keyd.peer import Peer
 from keyd.policies import Policies
 from keyd.reasons import Reason
+from keyd.turns import Turns
 from ledger.log import Ledger
 from ledger.transaction import Transaction
 
@@ -91,6 +91,7 @@ class Service:
         self.policies = policies
         self.entropy = entropy
         self._proof_sources = proof_sources
+        self._turns = Turns(ledger)
         self._refusals = Flood(REFUSALS_PER_MINUTE)
         self._repeats = Flood(REPEATS_PER_MINUTE)
         self._outcomes = Flood(REPEATS_PER_MINUTE)
@@ -238,7 +239,7 @@ class Service:
         return found
 
     async def _transact[T](self, step: Callable[[Transaction], T]) -> T:
-        return await asyncio.wrap_future(self.ledger.transact(step))
+        return await self._turns.take(step)
 
 
 def _judge(

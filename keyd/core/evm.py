@@ -37,6 +37,7 @@ def parse_address(address: object) -> str:
     return checksummed
 
 
+@lru_cache(maxsize=1024)  # our wallets, and the sellers whose signatures were verified last
 def address_of(public_key: bytes) -> str:
     """EIP-55 address of an uncompressed secp256k1 public key (65 bytes, leading 0x04)."""
     return checksum_address("0x" + keccak256(public_key[1:])[-20:].hex())

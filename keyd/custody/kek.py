@@ -47,12 +47,12 @@ class KekError(Exception):
 class Kek(Secret):
     """A KEK and its name."""
 
-    __slots__ = ()
+    __slots__ = ("id",)
 
-    @property
-    def id(self) -> str:
+    def __init__(self, value: bytes) -> None:
+        super().__init__(value)
+        self.id = hmac.digest(value, b"osmoda-kek-id/v1", "sha256")[:8].hex()
         """16 hex digits that name this key in wallet files and in the ledger, and say nothing about it."""
-        return hmac.digest(self.reveal(), b"osmoda-kek-id/v1", "sha256")[:8].hex()
 
 
 class Kind(StrEnum):

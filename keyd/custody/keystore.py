@@ -236,7 +236,7 @@ class Keystore:
     def _path(self, label: str) -> Path:
         if _LABEL.fullmatch(label) is None:  # a label from the configuration is a file name, too
             raise WalletMissing(label)
-        return self._folder / f"{label}.json"
+        return Path(f"{self._folder}/{label}.json")
 
 
 def parse_private_key(text: str) -> Secret:

@@ -90,8 +90,7 @@ class Connection:
         if not self._http.trailing_data[0] and not await self._something_came():
             return None
         try:
-            async with asyncio.timeout(HEAD_S):
-                event = await self._next_event()
+            event = await self._next_event(_in(HEAD_S))
         except TimeoutError:
             words = f"the head of the request did not arrive in {HEAD_S:.0f} s"
             raise Refused(Reason.REQUEST_MALFORMED, words, 408) from None
@@ -121,24 +120,26 @@ class Connection:
         """The body of the request that is being answered. Raises Refused for one that is slow or too large."""
         if self._http.they_are_waiting_for_100_continue:
             self._writer.write(self._encode(h11.InformationalResponse(status_code=100, headers=[])))
-        received = bytearray()
+        received, deadline = bytearray(), _in(BODY_S)
         try:
-            async with asyncio.timeout(BODY_S):
-                while isinstance(event := await self._next_event(), h11.Data):
-                    received += event.data
-                    if len(received) > MAX_BODY:
-                        words = f"the body has more than {MAX_BODY} bytes"
-                        raise Refused(Reason.REQUEST_MALFORMED, words, 413)
+            while isinstance(event := await self._next_event(deadline), h11.Data):
+                received += event.data
+                if len(received) > MAX_BODY:
+                    words = f"the body has more than {MAX_BODY} bytes"
+                    raise Refused(Reason.REQUEST_MALFORMED, words, 413)
         except TimeoutError:
             words = f"the body did not arrive in {BODY_S:.0f} s"
             raise Refused(Reason.REQUEST_MALFORMED, words, 408) from None
         return bytes(received)
 
-    async def _next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
-        """Raises Refused for what is not HTTP, a connection that broke off included."""
+    async def _next_event(self, deadline: float) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """Raises Refused for what is not HTTP, a connection that broke off included; TimeoutError at `deadline`, in
+        the loop's time. Most requests have arrived whole, and set no timer."""
         try:
             while (event := self._http.next_event()) is h11.NEED_DATA:
-                self._http.receive_data(await self._reader.read(_READ))
+                async with asyncio.timeout_at(deadline):
+                    received = await self._reader.read(_READ)
+                self._http.receive_data(received)
         except (h11.RemoteProtocolError, ConnectionError) as error:
             status = getattr(error, "error_status_hint", 400)
             raise Refused(Reason.REQUEST_MALFORMED, f"not HTTP/1.1: {error}", status) from None
@@ -155,8 +156,9 @@ class Connection:
         if self._method != b"HEAD":
             answer += self._encode(h11.Data(data=response.body))
         self._writer.write(answer + self._encode(h11.EndOfMessage()))
-        async with asyncio.timeout(SEND_S):
-            await self._writer.drain()
+        if self._writer.transport.get_write_buffer_size():  # the kernel did not take it all: the peer is slow
+            async with asyncio.timeout(SEND_S):
+                await self._writer.drain()
 
     async def _refuse(self, refused: Refused) -> None:
         """What cannot be answered any more is not."""
@@ -186,6 +188,11 @@ class Connection:
             pass
         finally:
             self._writer.transport.abort()
+
+
+def _in(seconds: float) -> float:
+    """A deadline, in the loop's time."""
+    return asyncio.get_running_loop().time() + seconds
 
 
 def _size(head: h11.Request) -> int:

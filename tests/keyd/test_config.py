@@ -147,6 +147,15 @@ def test_roles_come_from_names_uids_and_groups(tmp_path: Path) -> None:
     assert table.of(Peer(1, 54321, 54321)) == frozenset()
 
 
+def test_one_of_several_roles_is_found_by_user_and_by_group(tmp_path: Path) -> None:
+    nobody = Peer(1, pwd.getpwnam("nobody").pw_uid, 0)
+    table = roles(tmp_path, "egress=['nobody']\nagent=['12345']\nreconciler=['@nogroup']")
+    for role in Role:
+        assert table.any_of(nobody, frozenset({role})) == (role in table.of(nobody))
+    assert table.any_of(nobody, frozenset({Role.ADMIN, Role.RECONCILER}))
+    assert not table.any_of(Peer(1, 12345, 12345), frozenset({Role.EGRESS, Role.RECONCILER}))
+
+
 @pytest.mark.parametrize("entry", ["no-such-user", "@no-such-group"])
 def test_a_name_that_does_not_exist_stops_the_start(tmp_path: Path, entry: str) -> None:
     with pytest.raises(ConfigError, match="there is no"):
