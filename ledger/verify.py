@@ -180,9 +180,8 @@ class _Run:
                     self.problem(f"file: {' '.join(str(message).split())}")
         except sqlite3.OperationalError:
             raise
-        except (
-            sqlite3.DatabaseError
-        ) as error:  # the worst damage ends the check; the entries may say where it is
+        except sqlite3.DatabaseError as error:
+            # The worst damage ends this check. The entries are read all the same: they say where it is.
             self.problem(f"file: {error}")
 
     def _report(self, done: int, *, total: int) -> None:
