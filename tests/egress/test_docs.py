@@ -6,10 +6,14 @@ import json
 import re
 from pathlib import Path
 
+from mitmproxy import http
 from pydantic import BaseModel
 
-from egress import paystream, policy
+from egress import paystream, policy, steering
 from egress.config import EgressSettings
+from egress.steering import Wishes
+from keyd.core.applimits import AppLimits
+from keyd.reasons import Reason
 
 PAGE = (Path(__file__).parents[2] / "docs/egress.md").read_text()
 
@@ -28,6 +32,15 @@ def settings(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
 def test_the_page_names_every_key_with_its_default() -> None:
     rows = re.findall(r"^\| `([a-z0-9_.]+)` \| (.+?) \|", PAGE, re.MULTILINE)
     assert dict(rows) == settings(EgressSettings)
+
+
+def test_the_examples_of_what_a_program_may_say_are_understood() -> None:
+    said = re.findall(r"^\| `(X-402-[A-Za-z]+): (.+?)` \|", PAGE, re.MULTILINE)
+    assert {name for name, _ in said} == {steering.MAX, steering.PAY, steering.INTENT}
+    for name, text in said:
+        wishes = Wishes.of(http.Headers([(name.encode(), text.encode())]))
+        assert wishes.refusal is (Reason.APP_DECLINED if text == "none" else None)
+        AppLimits.parse(wishes.max_spend, wishes.prefer)
 
 
 def test_the_page_quotes_the_limits_that_are_in_force() -> None:
