@@ -68,7 +68,7 @@ def check(server: dict[str, Any]) -> None:
     assert set(server.get("env", {})) <= known
 
 
-def test_there_are_examples() -> None:
+def test_examples_for_json_and_toml_are_found_on_the_page() -> None:
     assert PAGE.count("```json") == 3
     assert PAGE.count("```toml") == 1
 

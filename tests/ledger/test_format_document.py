@@ -86,5 +86,5 @@ _PROJECTION = {
         "`x402.payment.released`",
     ],
 )
-def test_the_document_names(fact: str) -> None:
+def test_the_document_names_what_a_verifier_has_to_know(fact: str) -> None:
     assert fact in DOCUMENT

@@ -55,7 +55,7 @@ def dependencies() -> list[str]:
 
 
 @pytest.mark.parametrize("file", files(), ids=lambda file: str(file.relative_to(ROOT)))
-def test_it_parses(nix: Nix, file: Path) -> None:
+def test_every_nix_file_parses(nix: Nix, file: Path) -> None:
     nix.parse(file)
 
 

@@ -393,7 +393,7 @@ HIDDEN = {"read_memory": "ENOENT"}  # ProtectProc=invisible: there is not even a
 @pytest.mark.parametrize(
     ("who", "probe"), [(who, probe) for who, forbidden in FORBIDDEN.items() for probe in forbidden]
 )
-def test_refused(boots: Boots, who: str, probe: str) -> None:
+def test_what_a_unit_need_not_do_is_refused_to_it(boots: Boots, who: str, probe: str) -> None:
     outcome = boots.first["probes"][who][probe]
     assert outcome in REFUSED or outcome == HIDDEN.get(probe), f"{who} {probe}: {outcome}"
 
