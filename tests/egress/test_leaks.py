@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from tests.egress.conftest import World
 from tests.egress.support.client import App
 from tests.egress.support.http2 import Http2App, Stream, serving_http2
 from tests.egress.support.process import EgressProcess, egress_process, toml
-from tests.egress.support.upstream import Connection, selling
+from tests.egress.support.upstream import Connection, Upstream, selling
 from tests.egress.support.wire import TERMS, encode, paid_answer, payment_required, response
 
 pytestmark = pytest.mark.slow
@@ -49,7 +50,7 @@ async def test_paid_requests_leave_no_stream_connection_or_task(world: World, tl
         await world.all_gone()
         await upstream.idle.wait()
         tasks = tasks_of_egress()
-        await asyncio.gather(*(buy(125) for _ in range(20)))
+        await asyncio.gather(*(buy(25) for _ in range(20)))
         await world.all_gone()
         await world.egress._payer.drain(10)
         assert streams_alive() == 0
@@ -87,6 +88,7 @@ async def test_cancelled_http2_streams_leave_nothing_on_a_living_connection(worl
 
 
 LARGE = 300 * MIB
+PAID = int(os.environ.get("PAID_REQUESTS", "1200"))
 RESIDENT = 92 * MIB
 """Egress starts with 75 of them, and has promised to stay below 100."""
 
@@ -105,6 +107,76 @@ async def own_process(world: World, folder: Path) -> AsyncIterator[tuple[EgressP
     config.write_text(toml(settings))
     async with egress_process(config) as egress:
         yield egress, world.pki.client()
+
+
+async def pay_over_http1(
+    egress: EgressProcess, upstream: Upstream, trust: ssl.SSLContext, count: int
+) -> None:
+    async with App(egress.address, upstream, trust) as app:
+        for number in range(count):
+            await app.send(f"/{number}", method="POST", body=b"x" * 100)
+            assert (await app.answer()).status == 200
+
+
+async def pay_over_http2(
+    egress: EgressProcess, upstream: Upstream, trust: ssl.SSLContext, count: int
+) -> None:
+    async with Http2App(App(egress.address, upstream, trust)) as app:
+        for number in range(count):
+            stream = await app.request(f"/{number}", {":method": "POST"}, end=False)
+            await app.send(stream, b"x" * 100, end=True)
+            assert (await app.until(stream, "end"))[0] == "200"
+
+
+@asynccontextmanager
+async def seller_of(protocol: str, world: World) -> AsyncIterator[Upstream]:
+    async def over_http2(stream: Stream) -> None:
+        await stream.complete.wait()
+        if stream.paid:
+            await stream.head(200, end=True)
+        else:
+            await stream.head(402, {"payment-required": encode(TERMS)}, end=True)
+
+    if protocol == "h2":
+        async with serving_http2(over_http2, world.pki.server_for("h2")) as upstream:
+            yield upstream
+    else:
+        async with world.serving(SELLER, tls=protocol == "https") as upstream:
+            yield upstream
+
+
+@pytest.mark.parametrize("protocol", ["http", "https", "h2"])
+async def test_thousands_of_paid_requests_take_no_memory_and_leave_no_descriptor(
+    world: World, tmp_path: Path, protocol: str
+) -> None:
+    """What the first ones take is kept for the next; PAID_REQUESTS=5000 makes it as many with each protocol."""
+    pay, alpn = (pay_over_http2, ("h2",)) if protocol == "h2" else (pay_over_http1, ())
+    async with (
+        seller_of(protocol, world) as upstream,
+        own_process(world, tmp_path) as (egress, _),
+    ):
+        log = asyncio.create_task(egress.stopped())  # a pipe that nobody reads would hold it up
+        trust = world.pki.client(*alpn)
+        pid, descriptors, resident = egress.process.pid, [], []
+        for count in (PAID // 4, PAID):
+            await asyncio.gather(*(pay(egress, upstream, trust, count // 10) for _ in range(10)))
+            descriptors.append(await settled(lambda: len(list(Path(f"/proc/{pid}/fd").iterdir()))))
+            resident.append(memory(pid, "VmRSS"))
+        assert descriptors[1] <= descriptors[0] + 10, (
+            descriptors
+        )  # connections to keyd, one for each of the ten
+        assert resident[1] - resident[0] < 8 * MIB, resident  # a stream that stays takes tens of KiB
+        log.cancel()
+
+
+async def settled(figure: Callable[[], int]) -> int:
+    """`figure` once it is the same for a while: nothing tells when a process has closed what it need not keep."""
+    before, same = figure(), 0
+    while same < 10:
+        await asyncio.sleep(0.02)
+        now = figure()
+        before, same = now, same + 1 if now == before else 0
+    return before
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
@@ -128,7 +200,7 @@ async def test_a_large_download_and_upload_take_no_memory(world: World, tmp_path
         await app.answer(head_only=True)
         for _ in range(LARGE // MIB):
             await app.reader.readexactly(MIB)
-        assert memory_peak(egress.process.pid) < RESIDENT
+        assert memory(egress.process.pid, "VmHWM") < RESIDENT
 
 
 async def test_a_large_download_and_upload_over_http2_take_no_memory(world: World, tmp_path: Path) -> None:
@@ -152,7 +224,7 @@ async def test_a_large_download_and_upload_over_http2_take_no_memory(world: Worl
         await app.send_body(stream, size)
         await app.until(stream, "end")
         assert app.received[stream] == size
-        assert memory_peak(egress.process.pid) < RESIDENT
+        assert memory(egress.process.pid, "VmHWM") < RESIDENT
 
 
 async def test_clients_that_hardly_read_take_little_memory_and_hold_up_nobody(
@@ -184,11 +256,11 @@ async def test_clients_that_hardly_read_take_little_memory_and_hold_up_nobody(
                 assert (await other.get("/small")).body == b"ok"
                 for app in slow:
                     await app.reader.readexactly(1)
-        assert memory_peak(egress.process.pid) < RESIDENT + 10 * MIB
+        assert memory(egress.process.pid, "VmHWM") < RESIDENT + 10 * MIB
 
 
-def memory_peak(pid: int) -> int:
-    """Bytes of VmHWM."""
+def memory(pid: int, which: str) -> int:
+    """Bytes: VmRSS for now, VmHWM for the most so far."""
     status = Path(f"/proc/{pid}/status").read_text()
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    line = next(line for line in status.splitlines() if line.startswith(f"{which}:"))
     return int(line.split()[1]) * 1024

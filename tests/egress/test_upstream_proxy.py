@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import socket
 import ssl
 import sys
@@ -354,6 +356,58 @@ async def mitmdump(folder: Path, seller: Upstream) -> AsyncIterator[int]:
     finally:
         process.kill()
         await process.wait()
+
+
+@asynccontextmanager
+async def tinyproxy(folder: Path, seller: Upstream) -> AsyncIterator[int]:
+    """In a mount namespace of its own, where /etc/hosts names the seller."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (folder / "hosts").write_text(f"127.0.0.1 {NAME}\n")
+    lines = ["Listen 127.0.0.1", f"Port {port}", "MaxClients 10", "Allow 127.0.0.1", "BasicAuth user secret"]
+    (folder / "tinyproxy.conf").write_text("\n".join([*lines, ""]))
+    start = 'mount --bind "$1/hosts" /etc/hosts && exec tinyproxy -d -c "$1/tinyproxy.conf"'
+    process = await asyncio.create_subprocess_exec(
+        *("unshare", "--mount", "sh", "-c", start, "sh", folder), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        while b"Accepting connections" not in (line := await process.stdout.readline()):
+            assert line, "tinyproxy did not start"
+        yield port
+    finally:
+        process.kill()
+        await process.wait()
+
+
+needs_tinyproxy = pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("tinyproxy") is None,
+    reason="needs tinyproxy, and root, to give it a hosts file",
+)
+
+
+@pytest.mark.real
+@needs_tinyproxy
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+@pytest.mark.parametrize("password", ["secret", "wrong"])
+async def test_tinyproxy_lets_payments_through(
+    run_egress: RunEgress, keyd: FakeKeyd, pki: Pki, tmp_path: Path, tls: bool, password: str
+) -> None:
+    """It closes every connection of plain http after one answer."""
+    async with serving(SELLER, pki.server if tls else None) as seller, tinyproxy(tmp_path, seller) as port:
+        keyd.allowed_domains.append(f"http://{NAME}:{seller.port}")
+        address = f"http://user:{password}@127.0.0.1:{port}"
+        async with run_egress(upstream_proxy=address, allow_private=()) as egress:
+            if password == "wrong":
+                async with App(egress.address, seller, host=NAME) as app:
+                    answer = app.connect_answer or await app.get()
+                assert answer.status == (502 if tls else 401)  # tinyproxy's word for 407
+            else:
+                async with App(egress.address, seller, pki.client(), host=NAME) as app:
+                    answers = [await app.get() for _ in range(2)]
+                assert [answer.body for answer in answers] == [b"content"] * 2
+    assert len(seller.requests) == (0 if password == "wrong" else 4)
+    assert all(request.get("Proxy-Authorization") is None for request in seller.requests)
 
 
 @pytest.mark.real
