@@ -13,6 +13,7 @@ import shutil
 import sqlite3
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -95,8 +96,16 @@ class Backups:
             file.seek(offset)
             part = file.read(_PART)
         if offset + len(part) >= made.size:
-            self.sweep()
+            self._drop(made)
         return part
+
+    def _drop(self, made: _Made) -> None:
+        """This one alone: the next may be in the making."""
+        made.file.unlink(missing_ok=True)
+        if self._made is made:
+            self._made = None
+        with suppress(OSError):  # not empty
+            made.file.parent.rmdir()
 
     async def _record(self, peer: Peer, data: dict[str, object]) -> None:
         await asyncio.wrap_future(self._ledger.transact(lambda tx: tx.append("keyd.backup", str(peer), data)))

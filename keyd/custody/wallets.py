@@ -171,8 +171,15 @@ class Custody:
             return Deny(Reason.WALLET_EXISTS, f"wallet {label!r}")
         except OSError as error:
             return Deny(Reason.LEDGER_UNAVAILABLE, f"wallet {label!r} was not made: {error.strerror}")
+
+        def step(tx: Transaction) -> api.Wallet:
+            before = (
+                _recorded(tx.db, label) or recorded
+            )  # its key is back: whether it may sign is another question
+            return self._record(tx, peer, event, label, recorded | {"archived": before["archived"]})
+
         # A crash from here on leaves a file without an entry, which `take_stock` finds.
-        return await self._transact(lambda tx: self._record(tx, peer, event, label, recorded))
+        return await self._transact(step)
 
     def _record(
         self, tx: Transaction, peer: Peer, event: str, label: str, recorded: Recorded, **more: object

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import secrets
@@ -9,8 +10,10 @@ import shutil
 import sqlite3
 import stat
 import tarfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -133,6 +136,30 @@ async def test_nothing_is_left_beside_the_ledger_and_a_backup_is_handed_out_once
     assert [path.name for path in (rig.path / "backup").iterdir()] == [again.id]  # and no copy of the ledger
     rig.backups.sweep()
     assert isinstance(rig.backups.part(again.id, 0), Deny)
+
+
+async def test_the_last_part_of_one_backup_takes_the_next_one_not_away(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two administrators at once: the second has made one while the first is still read."""
+    first = await rig.backups.make(ADMIN, PASSPHRASE)
+    reading, made, opened = asyncio.Event(), threading.Event(), Path.open
+    loop = asyncio.get_running_loop()
+
+    def slowly(path: Path, *arguments: Any, **named: Any) -> Any:
+        file = opened(path, *arguments, **named)
+        if path.name == first.id:
+            loop.call_soon_threadsafe(reading.set)
+            assert made.wait(10)
+        return file
+
+    monkeypatch.setattr(Path, "open", slowly)
+    part = asyncio.create_task(asyncio.to_thread(rig.backups.part, first.id, 0))
+    await reading.wait()
+    second = await rig.backups.make(ADMIN, PASSPHRASE)
+    made.set()
+    assert isinstance(await part, bytes)
+    assert isinstance(rig.backups.part(second.id, 0), bytes)
 
 
 async def test_wallets_are_sealed_under_the_new_machines_key_alone(rig: Rig, machine: Settings) -> None:

@@ -91,6 +91,15 @@ async def test_one_damaged_file_hides_no_other_wallet(rig: Rig, custody: Custody
     assert [(d.label, "damaged" in d.problem) for d in held.damaged] == [("a", True)]
 
 
+async def test_the_lost_key_of_an_archived_wallet_comes_back_archived(rig: Rig, custody: Custody) -> None:
+    await custody.archive(ADMIN, "default", even_default=True)
+    (rig.path / "wallets" / "default.json").unlink()
+    imported = await custody.import_(ADMIN, "default", parse_private_key(DEV_KEY), 0)
+    assert isinstance(imported, api.Wallet)
+    assert imported.archived
+    assert (await rig.refused()).reason is Reason.WALLET_ARCHIVED
+
+
 async def test_a_lost_file_is_named_and_only_its_own_key_brings_it_back(rig: Rig, custody: Custody) -> None:
     (rig.path / "wallets" / "default.json").unlink()
     assert "its file is missing" in custody.wallets().damaged[0].problem
