@@ -9,6 +9,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,7 @@ from egress.handler import install as install_handler
 from egress.identity import Identity
 from egress.layers import PayNextLayer
 from egress.listener import metrics_listener
+from egress.lookups import THREADS, Lookups
 from egress.metrics import Metrics, MetricsAddon
 from egress.parent import end_with
 from egress.payer import Payer
@@ -202,7 +204,7 @@ class Egress:
             self._proxyserver,
             self._layers,
             tlsconfig.TlsConfig(),
-            *_routing(settings, asyncio.get_running_loop()),
+            *_routing(settings, self._identity, asyncio.get_running_loop()),
             self._identity,
             ConnectionLimit(settings.max_connections_per_caller, self._identity.owner),
             self._x402,
@@ -224,20 +226,22 @@ class Egress:
         return self.settings.pays and self.policy.covers(origin)
 
 
-def _routing(settings: EgressSettings, loop: asyncio.AbstractEventLoop) -> list[object]:
+def _routing(settings: EgressSettings, identity: Identity, loop: asyncio.AbstractEventLoop) -> list[object]:
     """The addons that decide where connections go, and put it into effect in `loop`. Raises ConfigError."""
+    lookups = Lookups(identity.owner)
+    lookups.install(loop)
     allow_private = [AllowedPrivate.parse(entry) for entry in settings.allow_private]
     allowed_domains = AllowedDomains(settings.allowed_domains)
     guard = Guard(allow_private, allowed_domains, behind_proxy=settings.upstream_proxy is not None)
     guard.install(loop)
     if settings.upstream_proxy is None:
-        return [guard]
+        return [lookups, guard]
     address = ProxyAddress.parse(settings.upstream_proxy.get_secret_value())
     if settings.upstream_proxy_credential_file is not None:
         address = address.with_credential_of(Path(settings.upstream_proxy_credential_file))
     proxy = UpstreamProxy(address, direct=allow_private)
     proxy.install(loop)
-    return [guard, proxy]
+    return [lookups, guard, proxy]
 
 
 async def serve(settings: EgressSettings, sockets: Sequence[socket.socket]) -> None:
@@ -267,6 +271,7 @@ def _on_signals(sigterm: Callable[[], None], sigint: Callable[[], None]) -> None
 
 async def _run(egress: Egress, scraped: Path | socket.socket | None) -> None:
     logging.getLogger("mitmproxy").setLevel(logging.WARNING)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
     if scraped is None:
         await egress.run()
         return
