@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 
 from pydantic import ValidationError
 from yarl import URL
 
 from bridge import terms
+from bridge.findings import Found, Priced
 from bridge.terms import Terms
 from bridge.web import NotAnswered, Page, Web, origin_of, parse_url
 from keyd import api
@@ -22,32 +22,6 @@ from keyd.reasons import explain
 
 MAX_FOUND: Final = 20
 """Entries of one page. A model reads no more, and keyd is asked about each one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Priced:
-    """What came of asking a URL. Texts are as strangers wrote them: show them through `bridge.untrusted`."""
-
-    url: URL
-    status: int
-    asks_for_money: bool
-    quote: api.Quote | None = None
-    """None: it asks for no money, or in terms that cannot be read."""
-    description: str | None = None
-    location: str | None = None
-    refused_by_egress: str | None = None
-    """Reason code of egress, if it did not let the request through."""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """One entry of a marketplace. Texts are as strangers wrote them."""
-
-    resource: str
-    name: str | None
-    description: str | None
-    quote: api.Quote | None
-    """None: its terms or its URL cannot be read."""
 
 
 class Market:

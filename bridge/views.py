@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from bridge import answers
-from bridge.market import Found, Priced
+from bridge.findings import Found, Priced
 from bridge.untrusted import untrusted
 from keyd import api
 from keyd.reasons import Reason, explain

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from keyd.api import OpenPayment
+from reconcile.calls import Call
 from reconcile.faults import NodeFault
-from reconcile.rpc import Call
 
 AUTHORIZATION_STATE: Final = "0xe94a0102"
 """Selector of `authorizationState(address,bytes32)`."""

@@ -12,10 +12,11 @@ import structlog
 from keyd.api import OpenPayment
 from reconcile import chain
 from reconcile.agreement import Word
+from reconcile.calls import Call, RpcError
 from reconcile.chain import Block
 from reconcile.config import NetworkSettings
 from reconcile.faults import NodeFault
-from reconcile.rpc import MAX_BATCH, Call, JsonRpc, RpcError
+from reconcile.rpc import MAX_BATCH, JsonRpc
 from reconcile.timeline import Timeline
 
 CLOCK_MARGIN_S: Final = 120

@@ -9,13 +9,13 @@ import json
 import re
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import batched
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 import aiohttp
 
+from reconcile.calls import Call, RpcError
 from reconcile.config import server_name
 from reconcile.faults import NodeFault
 
@@ -28,24 +28,6 @@ _SHORTEST_KEY: Final = 4
 """Shorter parts of a URL are versions (`v2`, `rpc`), which may well occur in an honest message."""
 _BATCH_REFUSED: Final = frozenset({400, 404, 405, 413, 415, 422, 500, 501})
 """Seen from servers that do not know batches. 401, 403, 429 and 503 would be the same for single calls."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    method: str
-    params: tuple[Any, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class RpcError:
-    """The server understood the call and refused it: an answer, not a fault."""
-
-    code: int
-    message: str
-    """Printable, clipped, and without parts of the URL."""
-
-    def __str__(self) -> str:
-        return f"error {self.code}: {self.message}"
 
 
 def open_session() -> aiohttp.ClientSession:

@@ -7,7 +7,8 @@ from pathlib import Path
 import click
 
 from bridge import answers, views
-from bridge.market import MAX_FOUND, Found, Market, session_of
+from bridge.findings import Found
+from bridge.market import MAX_FOUND, Market, session_of
 from bridge.web import NotAnswered, Web
 from keyd.cli.context import Invocation, invocation
 from keyd.cli.environment import Proxy

@@ -1,6 +1,6 @@
 """The environment in which a program pays without knowing it: where the proxy is, and whose certificates to trust.
 
-Pure. docs/programs.md says which program reads what, and tests/programs tries each one.
+Names files, and touches none. docs/programs.md says which program reads what, and tests/programs tries each one.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How many connections each peer may have, so that nobody takes the places of the others.
 
-Pure: counts, and says yes or no. Who wants to pay must always get through, whatever strangers, agents and scripts do.
+Counts, and says yes or no. Who wants to pay must always get through, whatever strangers, agents and scripts do.
 """
 
 from __future__ import annotations

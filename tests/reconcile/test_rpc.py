@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from reconcile.calls import Call, RpcError
 from reconcile.faults import NodeFault
-from reconcile.rpc import MAX_ANSWER, Call, JsonRpc, RpcError, open_session
+from reconcile.rpc import MAX_ANSWER, JsonRpc, open_session
 from tests.real.support.authority import make_authority
 from tests.reconcile.support import FakeChain, FakeNode, Refuse, serving
 
