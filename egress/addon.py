@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections.abc import Awaitable
 from typing import Final
 
 import structlog
@@ -116,19 +117,19 @@ class X402Addon:
 
     # -- the answer -----------------------------------------------------------------------------------------
 
-    async def responseheaders(self, flow: http.HTTPFlow) -> None:
+    def responseheaders(self, flow: http.HTTPFlow) -> Awaitable[object] | None:
         assert flow.response is not None
         exchange, response = Exchange.of(flow), flow.response
         response.stream = True
         response.headers.pop(EGRESS_HEADER, None)
         payment = exchange.payment
         if payment is not None and payment.sent:
-            self._answered(payment, response)
-            self._buyer.answered(flow, response.status_code, _settlement(response))
-            if payment.answer is not None:
-                stream_call(flow, payment.answer)
-            else:
-                await self._payer.reported(payment.fingerprint)
+            settlement = _settlement(response)
+            self._answered(payment, response, settlement)
+            self._buyer.answered(flow, response.status_code, settlement)
+            if payment.answer is None:
+                return self._payer.reported(payment.fingerprint)
+            stream_call(flow, payment.answer)
         elif _asks_for_payment(response) or exchange.asked_in_body or exchange.refusal in _ANSWERED_HERE:
             if payment is not None:
                 self._report(payment, failure="not_sent")
@@ -139,33 +140,36 @@ class X402Addon:
             _log.info("egress.rejected", host=flow.request.host, port=flow.request.port, reason=str(reason))
         elif exchange.signed_in:
             response.headers[EGRESS_HEADER] = "signed-in"
+        return None
 
-    def _answered(self, payment: Payment, response: http.Response) -> None:
+    def _answered(
+        self, payment: Payment, response: http.Response, settlement: dict[str, object] | None
+    ) -> None:
         """The answer to what was paid begins. That of an MCP call tells how it went in its body."""
         kind = kind_of(response.headers) if response.status_code == 200 else None
         if isinstance(payment.instrument, PaidCall) and kind is not None:
             payment.answer = PaidAnswer(kind, payment.instrument.new_id, payment.instrument.call.id)
             response.headers[EGRESS_HEADER] = _said("unknown", payment, None)
             return
-        settlement = _settlement(response)
         self._report(payment, http_status=response.status_code, settlement=settlement)
         response.headers[EGRESS_HEADER] = _paid(payment, response, settlement)
 
     def paid_answer(self, begun: PaidAnswerBegun) -> None:
         payment = Exchange.of(begun.flow).payment
         assert payment is not None
-        self._answered(payment, begun.response)
+        self._answered(payment, begun.response, _settlement(begun.response))
 
-    async def response(self, flow: http.HTTPFlow) -> None:
+    def response(self, flow: http.HTTPFlow) -> Awaitable[object] | None:
         self._end(flow)
+        if flow.response is not None and flow.response.trailers is not None:
+            flow.response.trailers.pop(EGRESS_HEADER, None)
         payment = Exchange.of(flow).payment
         if payment is not None and payment.answer is not None:
             self._report_call(payment, payment.answer)
-            await self._payer.reported(payment.fingerprint)
-        elif payment is not None and not payment.sent:
+            return self._payer.reported(payment.fingerprint)
+        if payment is not None and not payment.sent:
             self._report(payment, failure="not_sent")
-        if flow.response is not None and flow.response.trailers is not None:
-            flow.response.trailers.pop(EGRESS_HEADER, None)
+        return None
 
     def error(self, flow: http.HTTPFlow) -> None:
         self._end(flow)

@@ -5,9 +5,8 @@ Four things are done otherwise than in mitmproxy 12.2.3:
 - What was read waits only for the side that it goes to, so that one direction cannot hold up the other.
 - What one event makes it write to a connection leaves in one piece: a system call is a quarter of what a small
   answer costs.
-- An addon's hook is called directly. mitmproxy looks through all addons each time, and once more for the screen of
-  mitmproxy, which is another quarter. Nor are the types of a message's members checked: that is for addons under
-  development.
+- An addon's hook is called directly (`egress.hooks`). Nor are the types of a message's members checked: that is for
+  addons under development.
 - What a server said before its connection failed is read before the failure counts (`egress.last_words`).
 """
 
@@ -15,17 +14,16 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import inspect
-import logging
-from collections.abc import Callable
-from typing import Any, Final
+from collections.abc import Awaitable
+from typing import Final
 
 from mitmproxy import http
 from mitmproxy.connection import Connection
 from mitmproxy.proxy import commands, events, mode_servers
-from mitmproxy.proxy.server_hooks import ServerConnectHook
+from mitmproxy.utils import asyncio_utils
 
 from egress.flow_control import ReadingHook
+from egress.hooks import HookedLayer, Hooks
 from egress.last_words import LastWordsReader
 
 OWN_LIMIT: Final = 1024 * 1024
@@ -33,7 +31,6 @@ OWN_LIMIT: Final = 1024 * 1024
 
 _source: contextvars.ContextVar[Connection | None] = contextvars.ContextVar("source", default=None)
 """The connection that the current task reads from."""
-_log = logging.getLogger("mitmproxy.addons")
 
 
 class CorkedWriter(asyncio.StreamWriter):
@@ -71,9 +68,7 @@ class Handler(mode_servers.ProxyConnectionHandler):
         super().__init__(*arguments)  # type: ignore[no-untyped-call]
         self._halts: dict[Connection, asyncio.Event] = {}
         """Connections that are not to be read until the event is set."""
-        self._hooks: dict[str, tuple[Callable[[Any], Any], ...]] = {}
-        """By name: what the addons do, in their order."""
-        self._known_addons = 0
+        self._hooks = Hooks(self.master)
 
     # -- reading --------------------------------------------------------------------------------------------
 
@@ -118,33 +113,34 @@ class Handler(mode_servers.ProxyConnectionHandler):
 
     # -- addons ---------------------------------------------------------------------------------------------
 
-    async def handle_hook(self, hook: commands.StartHook) -> None:
-        self._uncork()  # an addon may look at what is still unsent
+    async def handle_client(self) -> None:
+        self.layer = HookedLayer(self.layer, self._begin)  # type: ignore[assignment]
+        await super().handle_client()
+
+    def _begin(self, hook: commands.StartHook) -> bool:
+        """Whether all that this hook asks for is done."""
         if isinstance(hook, ReadingHook):
             self._halt(hook)
-            return
-        with self.timeout_watchdog.disarm():
-            (data,) = hook.args()
-            for function in self._functions(hook.name):
-                try:
-                    pending = function(data)
-                    if pending is not None and inspect.isawaitable(pending):
-                        await pending
-                except Exception as error:  # noqa: BLE001 the fault of one addon must not stop the others
-                    _log.exception("Addon error: %s", error)
-                    if isinstance(hook, ServerConnectHook):
-                        hook.data.server.error = (
-                            "an addon has failed"  # it might have refused the destination
-                        )
+            return True
+        if (rest := self._hooks.call(hook)) is None:
+            return True
+        self._uncork()  # an addon that waits may look at what is still unsent
+        asyncio_utils.create_task(
+            self._finish(hook, rest), name=hook.name, keep_ref=True, client=self.client.peername
+        )
+        return False
 
-    def _functions(self, name: str) -> tuple[Callable[[Any], Any], ...]:
-        addons = self.master.addons.chain
-        if len(addons) != self._known_addons:
-            self._known_addons, self._hooks = len(addons), {}
-        if (functions := self._hooks.get(name)) is None:
-            named = (getattr(addon, name, None) for addon in addons)
-            functions = self._hooks[name] = tuple(function for function in named if callable(function))
-        return functions
+    async def _finish(self, hook: commands.StartHook, rest: Awaitable[None]) -> None:
+        with self.timeout_watchdog.disarm():
+            await rest
+        if hook.blocking:
+            await self.server_event(events.HookCompleted(hook))
+
+    async def handle_hook(self, hook: commands.StartHook) -> None:
+        """Those that connections announce themselves, not their layers."""
+        if (rest := self._hooks.call(hook)) is not None:
+            with self.timeout_watchdog.disarm():
+                await rest
 
     def _halt(self, hook: ReadingHook) -> None:
         if not hook.go_on:

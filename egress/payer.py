@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Final, Literal
 
 import structlog
@@ -71,11 +71,12 @@ class Payer:
 
         task.add_done_callback(done)
 
-    async def reported(self, fingerprint: str) -> None:
-        """Return when the answer to this request may go to the application. Among others that is when keyd knows of it:
+    def reported(self, fingerprint: str) -> Awaitable[object] | None:
+        """What the answer to this request has to wait for, if anything. Among others that is until keyd knows of it:
         an application that asks again at once would otherwise be told that its payment is still open."""
         if self._among_others and (reports := self._reports.get(fingerprint)):
-            await asyncio.wait(reports, timeout=REPORT_PATIENCE_S)
+            return asyncio.wait(reports, timeout=REPORT_PATIENCE_S)
+        return None
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until every report is answered or lost, at most `timeout_s` seconds."""

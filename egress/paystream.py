@@ -127,8 +127,13 @@ class PayStream(PacedStream):
     def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, events.Wakeup):
             yield from self._on_deadline(event.command)
-        else:
+        elif not self._comes_too_late(event):
             yield from super()._handle_event(event)
+
+    def _comes_too_late(self, event: events.Event) -> bool:
+        """What was read together with the head of an answer that ended a probe."""
+        rest = ResponseData | ResponseTrailers | ResponseEndOfMessage
+        return self.server_state == self.state_done and isinstance(event, rest)
 
     def start_request_stream(self) -> layer.CommandGenerator[None]:
         """An addon has answered already: nothing goes upstream, however much of the body is still to come."""

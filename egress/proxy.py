@@ -19,7 +19,7 @@ from mitmproxy.master import Master
 from mitmproxy.options import Options
 from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
 
-from egress import http1, http2, trust
+from egress import headers, http1, http2, trust
 from egress.addon import X402Addon
 from egress.buyer import Buyer
 from egress.config import EgressSettings
@@ -198,6 +198,7 @@ class Egress:
         install_handler()
         http1.install()
         http2.install()
+        headers.install()
         master = Master(Options())
         master.addons.add(  # type: ignore[no-untyped-call]
             core.Core(),

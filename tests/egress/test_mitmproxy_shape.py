@@ -43,7 +43,7 @@ RELIED_ON: dict[str, tuple[Callable[..., Any] | type, str]] = {
     ),
     "egress/layers.py (choice of layers)": (next_layer.NextLayer, "f1d53b3127c3"),
     "egress/paystream.py (blocking hooks, queued events)": (layer.Layer, "e98dedd896fb"),
-    "egress/guard.py (hook and connect in one task), egress/proxy.py": (
+    "egress/guard.py (hook and connect in one task), egress/hooks.py (server_event), egress/proxy.py": (
         server.ConnectionHandler,
         "f7209a1273f3",
     ),
@@ -56,11 +56,12 @@ RELIED_ON: dict[str, tuple[Callable[..., Any] | type, str]] = {
     "egress/server.py (_instances, update)": (proxyserver.Servers, "6c950fbed489"),
     "egress/origin.py (SNI is what is verified)": (tlsconfig.TlsConfig.tls_start_server, "2e2dc9c25670"),
     "egress/trust.py (names of the files)": (certs.CertStore.from_store, "202a158d9075"),
-    "egress/handler.py (chain, what a hook does)": (addonmanager.AddonManager, "6be8dc580f5c"),
+    "egress/hooks.py (chain, what a hook does)": (addonmanager.AddonManager, "6be8dc580f5c"),
     "egress/handler.py (__post_init__ checks types and nothing else)": (
         mitmproxy.http.MessageData,
         "bad2ea9a351a",
     ),
+    "egress/headers.py (get_all, get, __contains__)": (mitmproxy.http.Headers, "947aa0298abd"),
     "egress/handler.py (disarm), egress/proxy.py (last_activity)": (server.TimeoutWatchdog, "95c9f187c70d"),
     "egress/http2.py (pieces in stream_buffers)": (_http_h2.SendH2Data, "1a91df2df80f"),
     "egress/http1.py (trailers in EndOfMessage)": (h11._readers.ChunkedReader, "4d2629eeaaf3"),
