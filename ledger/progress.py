@@ -25,10 +25,16 @@ class Progress:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
     def __call__(self, done: int, total: int) -> None:
+        left = (time.monotonic() - self._begin) * (total - done) / max(done, 1)
+        self._say(f"{done} of {total} entries, {100 * done // max(total, 1)} %, {left:.0f} s left")
+
+    def unknown(self, what: str) -> None:
+        """`what` is going on elsewhere, nobody knows how far."""
+        self._say(f"{what}, {time.monotonic() - self._begin:.0f} s so far")
+
+    def _say(self, line: str) -> None:
         now = time.monotonic()
         if not self._wanted or now - self._said < REPORT_EVERY_S:
             return
         self._said, self._shown = now, True
-        left = (now - self._begin) * (total - done) / max(done, 1)
-        line = f"{done} of {total} entries, {100 * done // max(total, 1)} %, {left:.0f} s left"
         print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from keyd.cli.context import Invocation, invocation
 from keyd.cli.errors import CliError, report
 from keyd.cli.render import entry_moment, escaped, usd_of_micros
 from keyd.client import KeydClient
-from ledger import kept
+from ledger import jsonl, kept
 from ledger.chain import Head
 from ledger.errors import LedgerError
 from ledger.export import FORMATS, Period, export_file
@@ -22,6 +23,7 @@ from ledger.progress import Progress
 from ledger.verify import verify as verify_file
 
 PAGE = 500  # entries asked for at once: a page of the largest entries stays within a few megabytes
+LOOK_EVERY_S = 0.5
 LONG_TIMEOUT_S = 3600.0  # keyd reads every entry: half a minute for a million
 
 
@@ -35,7 +37,7 @@ def ledger() -> None:
     "--file",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Check this ledger file instead of asking keyd; works without keyd.",
+    help="Check this ledger file, or export in JSONL, instead of asking keyd; works without keyd.",
 )
 @click.option(
     "--against",
@@ -56,7 +58,7 @@ def verify(run: Invocation, file: Path | None, against: tuple[str, ...], key: st
         verdict = _offline(file, heads)
     else:
         asked = api.LedgerVerify(against=_few(heads))
-        verdict = run.ask(lambda keyd: keyd.ledger_verify(asked), timeout_s=LONG_TIMEOUT_S)
+        verdict = run.ask(lambda keyd: _verified(keyd, asked), timeout_s=LONG_TIMEOUT_S)
     if not verdict.ok:
         for problem in verdict.problems:
             report(problem)
@@ -178,10 +180,22 @@ def _few(heads: list[Head]) -> list[api.LedgerHeadAt]:
     return [api.LedgerHeadAt(seq=head.seq, hash=head.hash.hex()) for head in heads]
 
 
+async def _verified(keyd: KeydClient, asked: api.LedgerVerify) -> api.LedgerVerdict:
+    """With a sign of life on the terminal: keyd reads every entry, and says nothing before the last."""
+    answer = asyncio.ensure_future(keyd.ledger_verify(asked))
+    with Progress(wanted=sys.stderr.isatty()) as progress:
+        while not (await asyncio.wait({answer}, timeout=LOOK_EVERY_S))[0]:
+            progress.unknown("keyd is checking every entry")
+    return await answer
+
+
 def _offline(file: Path, heads: list[Head]) -> api.LedgerVerdict:
     try:
         with Progress(wanted=sys.stderr.isatty()) as progress:
-            result = verify_file(file, against=heads, progress=progress)
+            if jsonl.looks_like(file):
+                result = jsonl.verify(file, against=heads)
+            else:
+                result = verify_file(file, against=heads, progress=progress)
     except LedgerError as error:
         raise CliError(str(error), error.hint or None) from error
     return api.LedgerVerdict(

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
+from pathlib import Path
 
 import pytest
 
 from keyd import api
 from ledger import Ledger
+from ledger.progress import Progress
+
+VECTORS = Path(__file__).parents[1] / "vectors/ledger"
 
 HASH = "ab" * 32
 OK = api.LedgerVerdict(ok=True, entries=3, head=HASH, problems=[])
@@ -47,6 +52,39 @@ def test_verify_names_each_problem_and_fails(keyd, ask):
         "keyctl: error: the ledger is damaged: 2 problem(s) in 3 entries\n"
         "keyctl: hint: stop osmoda-keyd, keep this ledger as evidence, and compare it with a backup\n"
     )
+
+
+def test_verify_gives_a_sign_of_life_on_a_terminal_while_keyd_reads(keyd, ask, monkeypatch):
+    alive = threading.Event()
+    say = Progress.unknown
+
+    def unknown(progress: Progress, what: str) -> None:
+        say(progress, what)
+        alive.set()
+
+    def after_that(_: object) -> api.LedgerVerdict:
+        assert alive.wait(20)
+        return OK
+
+    monkeypatch.setattr(Progress, "unknown", unknown)
+    monkeypatch.setattr("ledger.progress.REPORT_EVERY_S", 0)
+    monkeypatch.setattr("keyd.cli.ledger_commands.LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    keyd.answers["ledger_verify"] = after_that
+    result = ask("ledger", "verify")
+    assert (result.code, "keyd is checking every entry, 0 s so far" in result.err) == (0, True)
+    assert result.out.startswith("ledger verified: 3 entries")
+
+
+def test_an_export_is_verified_like_a_ledger(keyctl, tmp_path):
+    vector = json.loads((VECTORS / "good.json").read_text("utf-8"))
+    export = tmp_path / "export.jsonl"
+    export.write_text("".join(f"{line}\n" for line in vector["lines"]), "utf-8")
+    result = keyctl("ledger", "verify", "--file", export)
+    assert result.out.splitlines()[1] == f"head: {vector['head']['seq']} {vector['head']['hash']}"
+    export.write_text(export.read_text("utf-8").replace("keyd.started", "keyd.changed"), "utf-8")
+    result = keyctl("ledger", "verify", "--file", export)
+    assert (result.code, "entry 1: data changed after it was written" in result.err) == (1, True)
 
 
 def test_tail_shows_one_short_line_an_entry_oldest_first(keyd, ask):
