@@ -6,7 +6,6 @@ its kernel credentials are held against them.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -21,6 +20,7 @@ from keyd.custody.rotation import Rotation
 from keyd.floods import Flood
 from keyd.heads import Heads
 from keyd.http.messages import Handlers, Refused, Request, Response, refusal, respond
+from keyd.looks import Looks
 from keyd.metrics import ANSWERED, CONTENT_TYPE, Metrics
 from keyd.peer import Roles
 from keyd.reasons import Reason
@@ -70,6 +70,7 @@ class Server:
         self.backups = backups
         self.views = Views(service.ledger, service.policies)
         self.metrics = Metrics(service.ledger, service.policies, clock)
+        self._looks = Looks(service.ledger)
         self._roles = roles
         self._clock = clock
         self._heads = heads
@@ -82,10 +83,12 @@ class Server:
         return {
             "health": self._health,
             "metrics": self._metrics,
-            **PaymentRoutes(self.service, self.views, self._clock).handlers(),
+            **PaymentRoutes(self.service, self.views, self._looks, self._clock).handlers(),
             **PolicyRoutes(self.service, self.admin, self.views, self._roles, self._clock).handlers(),
-            **SessionRoutes(self.service, self.sessions, self._roles, self._clock).handlers(),
-            **WalletRoutes(self.service.custody, self.rotation, self.views, self._clock).handlers(),
+            **SessionRoutes(self.service, self.sessions, self._looks, self._roles, self._clock).handlers(),
+            **WalletRoutes(
+                self.service.custody, self.rotation, self.views, self._looks, self._clock
+            ).handlers(),
             **BackupRoutes(self.backups).handlers(),
             **LedgerRoutes(self.service.ledger, self._heads).handlers(),
             **SignInRoutes(SignIns(self.service)).handlers(),
@@ -135,8 +138,7 @@ class Server:
         raise Refused(Reason.ROLE_INSUFFICIENT, f"uid {peer.uid} is not {needed}, which {what} needs")
 
     async def _metrics(self, request: Request) -> Response:
-        # In a thread: on a long record counting takes a while, and payments go on meanwhile.
-        text = await asyncio.to_thread(self.metrics.exposition)
+        text = await self._looks.take(request.peer, self.metrics.exposition)
         return Response(text, content_type=CONTENT_TYPE)
 
     async def _health(self, request: Request) -> Response:

@@ -66,6 +66,7 @@ class Ledger:
         self._jobs: deque[_Job] = deque()
         self._idle_readers: list[sqlite3.Connection] = []
         self._closed = False
+        self._journal_is_long = False
         self._changed = threading.Condition()  # guards the three above
         self._writer = threading.Thread(target=self._write, name="ledger", daemon=True)
         self._writer.start()
@@ -102,6 +103,19 @@ class Ledger:
                 self._return_reader(db)
         except sqlite3.Error as error:
             raise LedgerUnavailable(f"cannot read {self.path}: {error}", _DISK) from error
+
+    def shorten_journal(self) -> None:
+        """For whoever reads again and again, before each time: begins a long write-ahead log anew, if nobody reads now.
+
+        Waits for the writer. Raises LedgerUnavailable.
+        """
+        try:
+            if os.stat(f"{self.path}-wal").st_size <= store.MAX_JOURNAL:
+                return
+        except OSError:
+            return
+        self._journal_is_long = True
+        self.transact(lambda _: None).result()
 
     def entries(self, *, limit: int, after: int | None = None) -> list[Entry]:
         """At most `limit` entries, oldest first: the newest ones, or those that follow entry `after`."""
@@ -154,6 +168,9 @@ class Ledger:
         """Run the steps of `batch` in one transaction, then tell each how it went."""
         running = [job for job in batch if job.future.set_running_or_notify_cancel()]
         try:
+            if self._journal_is_long:
+                self._journal_is_long = False
+                self._empty_journal()
             self._db.execute("BEGIN IMMEDIATE")
             before = head = store.read_head(self._db)
             replies = []
@@ -173,6 +190,11 @@ class Ledger:
                 self.fault = None
             for reply in replies:
                 reply()
+
+    def _empty_journal(self) -> None:
+        """Everything in it goes into the ledger's file, as far as nobody reads it. The next entry begins it anew."""
+        with suppress(sqlite3.Error):
+            self._db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     def _run(self, job: _Job, head: Head) -> tuple[Head, Callable[[], None]]:
         """Run one step in the open transaction: the head after it, and how to tell its future.

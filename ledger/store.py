@@ -23,6 +23,10 @@ SELECT_ROWS: Final = "SELECT seq, coalesce(CAST(entry AS BLOB), x''), coalesce(C
 SELECT_HEAD: Final = "SELECT CAST(coalesce(head_seq, -1) AS INTEGER), CAST(coalesce(head_hash, x'') AS BLOB)"
 """Columns of a `Row` and of a `Head`: of these types, even where damage left something else."""
 
+MAX_JOURNAL: Final = 64 * 1024 * 1024
+"""Bytes of the write-ahead log. SQLite begins it anew, at 4 MB, as soon as nobody reads in it: whoever reads all the time
+would let it grow until the disk is full."""
+
 RESTORE: Final = "Keep the file for examination, run `python -m ledger verify` on it, and restore a backup."
 
 
@@ -189,6 +193,7 @@ def _prepare_writer(db: sqlite3.Connection) -> None:
     if db.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
         raise LedgerError("its file system cannot hold a write-ahead log", "Keep the ledger on a local disk.")
     db.execute("PRAGMA synchronous = FULL")  # an acknowledged entry outlives a power cut
+    db.execute(f"PRAGMA journal_size_limit = {MAX_JOURNAL}")  # what is begun anew does not stay long
     read_head(db)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Callable
 from typing import Final
@@ -15,6 +14,7 @@ from keyd.core.intent import Intent, from_flat, from_request
 from keyd.core.money import format_token_amount, format_usd
 from keyd.core.policy import Deny
 from keyd.http.messages import Handlers, Refused, Request, Response, first_mistake, number, parse, respond
+from keyd.looks import Looks
 from keyd.reasons import Reason
 from keyd.service import Authorized, Service
 from keyd.views import Views
@@ -23,11 +23,10 @@ _DAY: Final = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
 
 
 class PaymentRoutes:
-    """What people and agents look at is read in threads: on a long record it takes seconds, and payments go on meanwhile."""
-
-    def __init__(self, service: Service, views: Views, clock: Callable[[], int]) -> None:
+    def __init__(self, service: Service, views: Views, looks: Looks, clock: Callable[[], int]) -> None:
         self._service = service
         self._views = views
+        self._looks = looks
         self._clock = clock
 
     def handlers(self) -> Handlers:
@@ -89,19 +88,21 @@ class PaymentRoutes:
         if by not in api.SpendBy or re.fullmatch(_DAY, since, re.ASCII) is None:
             words = f"by is one of {', '.join(api.SpendBy)}; since is a day like 2026-11-21"
             raise Refused(Reason.REQUEST_MALFORMED, words, 400)
-        return respond(await asyncio.to_thread(self._views.spend, api.SpendBy(by), since))
+        return respond(await self._looks.take(request.peer, self._views.spend, api.SpendBy(by), since))
 
     async def payments(self, request: Request) -> Response:
         state, domain = request.query.get("state"), request.query.get("domain")
         limit = number(request, "limit", default=50)
-        return respond(await asyncio.to_thread(self._views.payments, state=state, domain=domain, limit=limit))
+        look = self._looks.take(request.peer, self._views.payments, state=state, domain=domain, limit=limit)
+        return respond(await look)
 
     async def refusals(self, request: Request) -> Response:
-        return respond(await asyncio.to_thread(self._views.refusals, number(request, "limit", default=50)))
+        limit = number(request, "limit", default=50)
+        return respond(await self._looks.take(request.peer, self._views.refusals, limit))
 
     async def payment(self, request: Request) -> Response:
         payment_id = request.match_info["id"]
-        story = await asyncio.to_thread(self._views.story, payment_id)
+        story = await self._looks.take(request.peer, self._views.story, payment_id)
         if story is None:
             raise Refused(Reason.PAYMENT_UNKNOWN, f"payment {payment_id[:64]!r}", 404)
         return respond(story)

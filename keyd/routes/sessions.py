@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 from keyd import api, quotes
@@ -10,6 +9,7 @@ from keyd.api import Role
 from keyd.core.policy import Deny
 from keyd.floods import Flood
 from keyd.http.messages import Handlers, Refused, Request, Response, parse, respond
+from keyd.looks import Looks
 from keyd.peer import Roles
 from keyd.reasons import Reason
 from keyd.service import Service
@@ -17,9 +17,12 @@ from keyd.sessions import Sessions
 
 
 class SessionRoutes:
-    def __init__(self, service: Service, sessions: Sessions, roles: Roles, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, service: Service, sessions: Sessions, looks: Looks, roles: Roles, clock: Callable[[], int]
+    ) -> None:
         self._service = service
         self._sessions = sessions
+        self._looks = looks
         self._roles = roles
         self._clock = clock
         self._quotes = Flood(quotes.QUOTES_PER_MINUTE)
@@ -52,8 +55,7 @@ class SessionRoutes:
 
     async def list(self, request: Request) -> Response:
         peer, now_s, of_anybody = request.peer, self._clock() // 1_000_000, self._is_admin(request)
-        # In a thread: each session adds up what it spent, and payments go on meanwhile.
-        return respond(await asyncio.to_thread(self._sessions.list, peer, now_s, of_anybody=of_anybody))
+        return respond(await self._looks.take(peer, self._sessions.list, peer, now_s, of_anybody=of_anybody))
 
     async def close(self, request: Request) -> Response:
         closed = await self._sessions.close(

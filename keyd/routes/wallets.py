@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 from pydantic import BaseModel
@@ -13,6 +12,7 @@ from keyd.custody.keystore import parse_private_key
 from keyd.custody.rotation import Rotation
 from keyd.custody.wallets import Custody
 from keyd.http.messages import Handlers, Refused, Request, Response, parse, respond
+from keyd.looks import Looks
 from keyd.reasons import Reason
 from keyd.views import Views
 
@@ -25,10 +25,13 @@ _STATUS = {
 
 
 class WalletRoutes:
-    def __init__(self, custody: Custody, rotation: Rotation, views: Views, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, custody: Custody, rotation: Rotation, views: Views, looks: Looks, clock: Callable[[], int]
+    ) -> None:
         self._custody = custody
         self._rotation = rotation
         self._views = views
+        self._looks = looks
         self._clock = clock
 
     def handlers(self) -> Handlers:
@@ -65,8 +68,9 @@ class WalletRoutes:
         label = request.match_info["id"]
         held = self._custody.wallets()
         for wallet in held.wallets:
-            if wallet.label == label:  # in a thread: it adds up every payment of the ledger
-                return respond(await asyncio.to_thread(self._views.wallet, wallet, self._clock()))
+            if wallet.label == label:
+                look = self._looks.take(request.peer, self._views.wallet, wallet, self._clock())
+                return respond(await look)
         for damaged in held.damaged:
             if damaged.label == label:
                 raise Refused(Reason.WALLET_UNREADABLE, damaged.problem)

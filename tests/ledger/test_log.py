@@ -513,3 +513,26 @@ def test_a_closed_ledger_says_so_and_may_be_closed_again(ledger: Ledger) -> None
         ledger.transact(noted()).result(WAIT_S)
     with pytest.raises(LedgerUnavailable, match="closed"):
         ledger.head()
+
+
+def test_who_reads_all_the_time_does_not_let_the_journal_grow_for_ever(
+    path: Path, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite begins its journal anew only while nobody reads: otherwise it would fill the disk that payments need."""
+    monkeypatch.setattr("ledger.store.MAX_JOURNAL", 300_000)
+
+    def looked_at(db: sqlite3.Connection) -> None:
+        """Payments go on meanwhile."""
+        db.execute("SELECT count(*) FROM entries").fetchone()
+        for _ in range(50):
+            ledger.transact(noted("x" * 2000)).result(WAIT_S)
+
+    sizes = []
+    with closing(Ledger.open(path, clock=clock)) as ledger:
+        for _ in range(12):
+            ledger.shorten_journal()
+            ledger.read(looked_at)
+            sizes.append(os.stat(f"{path}-wal").st_size)
+        assert max(sizes) < 3 * min(sizes)
+        assert ledger.head().seq == 600
+    assert verify(path).ok
