@@ -1,4 +1,4 @@
-"""`callers` of [x402]: who may pay at all. Entries as written, and resolved to the names that the ledger uses."""
+"""Lists of callers in [x402]: who may pay at all, who in a session only. As written, and resolved to the ledger's names."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ def check_entry(value: object) -> str:
     return value
 
 
-def resolve(entries: Iterable[str]) -> frozenset[str]:
-    """ "uid:1000" for every user and every member of a group; the rest as written. Done once, at start.
+def resolve(entries: Iterable[str], key: str) -> frozenset[str]:
+    """ "uid:1000" for every user and every member of a group; the rest as written. Done once, at start. `key`: of [x402].
 
     Raises ConfigError for a user or group that does not exist.
     """
-    return frozenset(name for entry in entries for name in _names(entry))
+    try:
+        return frozenset(name for entry in entries for name in _names(entry))
+    except LookupError as missing:
+        raise ConfigError(f"x402.{key}: there is no {missing}", "create it, or correct the name") from None
 
 
 def _names(entry: str) -> Iterator[str]:
@@ -43,7 +46,7 @@ def _names(entry: str) -> Iterator[str]:
         try:
             yield f"uid:{pwd.getpwnam(entry).pw_uid}"
         except KeyError:
-            raise _missing("user", entry) from None
+            raise LookupError(f"user {entry!r}") from None
 
 
 def _members(name: str) -> Iterator[int]:
@@ -51,11 +54,7 @@ def _members(name: str) -> Iterator[int]:
     try:
         group = grp.getgrnam(name)
     except KeyError:
-        raise _missing("group", name) from None
+        raise LookupError(f"group {name!r}") from None
     for user in pwd.getpwall():
         if user.pw_gid == group.gr_gid or user.pw_name in group.gr_mem:
             yield user.pw_uid
-
-
-def _missing(what: str, name: str) -> ConfigError:
-    return ConfigError(f"x402.callers: there is no {what} {name!r}", f"create the {what} or correct the name")

@@ -170,6 +170,8 @@ class X402Settings(_Section):
     """Who is never paid, whatever allowed_domains says. Written like those."""
     callers: list[Caller] = ["*"]
     """Who may pay: user names, "uid:1000", "@group", "proxy:NAME", or "*" for everyone whom egress can identify."""
+    session_required: list[Caller] = []
+    """Who pays inside of a session only (`keyctl x402 run --label`), written like `callers`."""
     networks: list[Network] = ["eip155:8453"]
     """Networks to pay on, as CAIP-2 ids."""
     allowed_assets: list[TokenName] | None = None
@@ -288,7 +290,8 @@ class Settings(configfile.TomlSettings):
             enabled=x402.enable,
             allowed_domains=_patterns(x402.allowed_domains),
             denied_domains=_patterns(x402.denied_domains),
-            callers=callers.resolve(x402.callers),
+            callers=callers.resolve(x402.callers, "callers"),
+            session_required=callers.resolve(x402.session_required, "session_required"),
             networks=frozenset(x402.networks),
             assets=self.asset_table(),
             allowed_assets=(

@@ -28,6 +28,7 @@ class Reason(StrEnum):
     SIGNIN_NEVER_PAID = "signin_never_paid"
     SIGNIN_UNSUITABLE = "signin_unsuitable"
     SESSION_INVALID = "session_invalid"
+    SESSION_REQUIRED = "session_required"
     X402_DISABLED = "x402_disabled"
     DOMAIN_NOT_ALLOWED = "domain_not_allowed"
     DOMAIN_DENIED = "domain_denied"
@@ -130,6 +131,11 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
         "The session that the program runs in has ended, has expired, or belongs to another user.",
         "Start the task again: `keyctl x402 run --label NAME --budget USD -- CMD`. A session ends with the command "
         "it was made for, and its token is worth nothing afterwards.",
+    ),
+    Reason.SESSION_REQUIRED: Explanation(
+        "The user pays inside of a session only, and the program showed none.",
+        "Start the task with `keyctl x402 run --label NAME --budget USD -- CMD`. A program that drops the credentials in its "
+        "proxy variables (Java's own HTTP client) needs a setting for them, or cannot pay.",
     ),
     Reason.X402_DISABLED: Explanation(
         "Payments are switched off in keyd.",

@@ -43,6 +43,7 @@ _BEFORE_OFFERS: Final = frozenset(
         Reason.CALLER_UNKNOWN,
         Reason.CALLER_NOT_ALLOWED,
         Reason.SESSION_INVALID,
+        Reason.SESSION_REQUIRED,
         Reason.X402_DISABLED,
         Reason.FROZEN,
         Reason.DOMAIN_DENIED,

@@ -48,6 +48,7 @@ class Views:
             only_domains=None if policy.only_domains is None else [str(p) for p in policy.only_domains],
             signin_domains=list(policy.signin_domains),
             callers=sorted(policy.callers),
+            session_required=sorted(policy.session_required),
             networks=sorted(policy.networks),
             assets=sorted(str(asset) for asset in payable_assets(policy)),
             max_payment=format_usd(policy.max_payment),

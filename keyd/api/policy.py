@@ -116,6 +116,8 @@ class PolicyView(Message):
     """Where we may sign in instead of paying again."""
     callers: list[str]
     """Who may pay: "uid:1000", "proxy:ci", or "*" for everyone whom egress can identify."""
+    session_required: list[str]
+    """Who pays inside of a session only."""
     networks: list[str]
     assets: list[str]
     """Payable tokens as `SYMBOL@network`."""

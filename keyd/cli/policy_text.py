@@ -89,6 +89,8 @@ def _limits(view: api.PolicyView) -> Iterator[tuple[str, str]]:
         yield "prepaid", f"{words}, after {count(prepay.after, 'equal 402')} in a row"
     if "*" not in view.callers:
         yield "callers", _joined(view.callers)
+    if view.session_required:
+        yield "in a session only", _joined(view.session_required)
     yield "networks", _joined(view.networks)
     yield "assets", _joined(view.assets)
     yield "wallet", escaped(f"{view.default_wallet_label}  {view.wallet or '(does not exist yet)'}")

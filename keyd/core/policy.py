@@ -73,6 +73,8 @@ class Policy:
     daily_budget: int
     callers: frozenset[str] = frozenset({EVERY_CALLER})
     """Who may pay, named as `Intent.caller`; EVERY_CALLER stands for all whom egress can identify."""
+    session_required: frozenset[str] = frozenset()
+    """Who pays inside of a session only, named likewise."""
     only_domains: tuple[DomainPattern, ...] | None = None
     """A second list, which a host must be on as well: how an agent narrows the first."""
     denied_domains: tuple[DomainPattern, ...] = ()
@@ -203,6 +205,8 @@ def admit(intent: Intent, policy: Policy, standing: Standing) -> Deny | None:
         return Deny(Reason.CALLER_NOT_ALLOWED, f"{intent.caller} is not in callers")
     if intent.session is not None and standing.session is None:
         return Deny(Reason.SESSION_INVALID, f"session {intent.session[:16]} is not open for {intent.caller}")
+    if intent.session is None and policy.session_required & {intent.caller, EVERY_CALLER}:
+        return Deny(Reason.SESSION_REQUIRED, f"{intent.caller} pays inside of a session only")
     if not policy.enabled:
         return Deny(Reason.X402_DISABLED, "payments are switched off")
     if standing.frozen:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_right, insort
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
@@ -157,8 +157,11 @@ class Replayer:
         if was.code in NOT_REPLAYED:
             return was
         intent, now_s, day = intent_of(attempt.data), _seconds(attempt.ts), self._day(attempt)
-        standing = self._state.standing(intent, self._policy, now_s, day)
-        decision = decide(intent, self._policy, payer=self._payer, standing=standing)
+        policy = self._policy
+        if attempt.data.get("session") is not None:  # it had one, whose budget is not replayed
+            policy = replace(policy, session_required=frozenset())
+        standing = self._state.standing(intent, policy, now_s, day)
+        decision = decide(intent, policy, payer=self._payer, standing=standing)
         if isinstance(decision, Deny):
             return Verdict(decision.reason.value, 0)
         self._state.pay(intent, decision, verdict.data.get("payment_id"), now_s, day)
@@ -208,7 +211,6 @@ class _State:
 
     spent: dict[tuple[str | None, str | None], dict[str, int]] = field(default_factory=dict)
     """(domain, caller) → day → micro-USD; None: of all."""
-    """(day, domain or None, caller or None) → micro-USD."""
     pins: dict[str, Pin] = field(default_factory=dict)
     prices: dict[tuple[str, str, str], int] = field(default_factory=dict)
     trouble: dict[str, int] = field(default_factory=dict)

@@ -84,6 +84,8 @@ in
     deniedDomains = option (types.listOf types.str) [ ] "Who is never paid, whatever allowedDomains says.";
     callers = option (types.listOf types.str) [ "*" ]
       "Who may pay: user names, `uid:1000`, `@group`, `proxy:NAME`, or `*` for everyone whom egress can identify.";
+    sessionRequired = option (types.listOf types.str) [ ]
+      "Who pays inside of a session only (`keyctl x402 run --label`), written like `callers`.";
     networks = option (types.listOf t.network) [ "eip155:8453" ] "Networks to pay on, as CAIP-2 ids.";
     allowedAssets = optional (types.listOf types.str)
       "The only tokens to pay in, like `USDC` or `USDC@eip155:8453`. null: every known one of these networks.";

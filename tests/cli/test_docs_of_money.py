@@ -37,6 +37,7 @@ EVERYTHING_WRONG = (
     replace(
         POLICY,
         callers=frozenset(),
+        session_required=frozenset({"uid:1000"}),
         enabled=False,
         denied_domains=POLICY.allowed_domains,
         allowed_domains=(),
@@ -71,10 +72,16 @@ def standing_with(**changes: Any) -> Callable[[Case], Case]:
     return lambda case: (case[0], case[1], replace(case[2], **changes))
 
 
+def in_session(case: Case) -> Case:
+    standing = replace(case[2], session=SessionStanding("0" * 16, "research", 0, 0, 0))
+    return case[0] | {"session": "0" * 64}, case[1], standing
+
+
 PUT_RIGHT: dict[str, Callable[[Case], Case]] = {
     "caller_unknown": request_with(caller={"uid": 1000}),
     "caller_not_allowed": policy_with(callers=frozenset({"uid:1000"})),
-    "session_invalid": standing_with(session=SessionStanding("0" * 16, "research", 0, 0, 0)),
+    "session_invalid": request_with(session=None),
+    "session_required": in_session,
     "x402_disabled": policy_with(enabled=True),
     "frozen": standing_with(frozen=False),
     "domain_denied": policy_with(denied_domains=()),
@@ -127,8 +134,8 @@ def test_the_order_in_which_an_offer_is_judged_is_the_one_that_is_written() -> N
 
 
 def test_the_codes_that_a_repeat_can_meet_are_as_many_as_it_says() -> None:
-    assert len(list(iter_admissions())) == 8
-    assert "The first eight are asked of the repeat" in POLICY_PAGE
+    assert len(list(iter_admissions())) == 9
+    assert "The first nine are asked of the repeat" in POLICY_PAGE
 
 
 def iter_admissions() -> Iterator[Deny]:

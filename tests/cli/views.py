@@ -20,6 +20,7 @@ POLICY = api.PolicyView(
     prepay=[],
     only_domains=None,
     callers=["*"],
+    session_required=[],
     networks=["eip155:8453"],
     assets=["USDC@eip155:8453"],
     max_payment="0.10",

@@ -99,10 +99,10 @@ def test_users_and_groups_are_resolved_and_the_rest_stays_as_written(
     monkeypatch.setattr(pwd, "getpwnam", {"alice": alice}.__getitem__)
     payers = grp.struct_group(("payers", "x", 200, ["alice"]))
     monkeypatch.setattr(grp, "getgrnam", {"payers": payers}.__getitem__)
-    assert callers.resolve(["alice", "uid:7", "proxy:ci"]) == {"uid:1000", "uid:7", "proxy:ci"}
-    assert callers.resolve(["@payers"]) == {"uid:1000", "uid:1001"}
-    assert callers.resolve(["*"]) == {"*"}
-    assert callers.resolve([]) == frozenset()
+    assert callers.resolve(["alice", "uid:7", "proxy:ci"], "callers") == {"uid:1000", "uid:7", "proxy:ci"}
+    assert callers.resolve(["@payers"], "callers") == {"uid:1000", "uid:1001"}
+    assert callers.resolve(["*"], "callers") == {"*"}
+    assert callers.resolve([], "callers") == frozenset()
 
 
 @pytest.mark.parametrize(

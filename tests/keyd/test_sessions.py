@@ -259,6 +259,25 @@ async def test_no_sequence_of_payments_exceeds_any_of_the_nested_budgets(
     rig.ledger.close()
 
 
+async def test_who_must_be_in_a_session_pays_nothing_outside_of_one(rig: Rig, sessions: Sessions) -> None:
+    rig.policy(session_required=frozenset({"uid:1000"}))
+    session = await opened(sessions)
+    assert (await rig.refused(what=1)).reason is Reason.SESSION_REQUIRED
+    await rig.paid(what=2, session=digest_of(session))
+    await rig.paid(what=3, caller={"uid": 1001})
+    rig.policy(session_required=frozenset({"*"}))
+    assert (await rig.refused(what=4, caller={"uid": 1001})).reason is Reason.SESSION_REQUIRED
+
+
+async def test_a_replay_knows_who_was_in_a_session(rig: Rig, sessions: Sessions) -> None:
+    session = await opened(sessions)
+    await rig.paid(session=digest_of(session))
+    await rig.paid(what=1)
+    stricter = replace(POLICY, session_required=frozenset({"*"}))
+    found = replay(rig.entries(), stricter, PAYER)
+    assert [(d.was.code, d.would_be.code) for d in found.differences] == [(None, "session_required")]
+
+
 async def test_the_export_names_the_session(rig: Rig, sessions: Sessions) -> None:
     session = await opened(sessions)
     await rig.paid(session=digest_of(session))

@@ -28,6 +28,7 @@ EVERYTHING_OF_KEYD = f"""{{
     allowedDomains = [ "api.example.com" "*.example.org" "http://127.0.0.1:4021" ];
     deniedDomains = [ "bad.example.org" ];
     callers = [ "uid:1000" "proxy:ci" ];
+    sessionRequired = [ "uid:1000" ];
     networks = [ "eip155:8453" "eip155:31337" ];
     pinPriceFactor = "1.5";
     approveAboveUsd = "0.10";
@@ -63,6 +64,7 @@ def test_every_setting_of_keyd_arrives(nix: Nix) -> None:
         "allowed_domains": ["api.example.com", "*.example.org", "http://127.0.0.1:4021"],
         "denied_domains": ["bad.example.org"],
         "callers": ["uid:1000", "proxy:ci"],
+        "session_required": ["uid:1000"],
         "networks": ["eip155:8453", "eip155:31337"],
         "pin_price_factor": "1.50",
         "approve_above_usd": "0.10",
