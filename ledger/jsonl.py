@@ -68,7 +68,7 @@ def _fill(db: sqlite3.Connection, export: Path) -> Head:
         db.execute("INSERT INTO entries VALUES (?, ?, ?)", (number, finding.row.encoded.decode(), read.hash))
         try:
             projection.fold(read, tables)
-        except EntryRefused as error:
+        except (EntryRefused, sqlite3.IntegrityError) as error:
             raise LedgerError(
                 f"{export}: entry {number}: {error}", "Import an export that verifies."
             ) from error
@@ -114,7 +114,7 @@ def verify(export: Path, *, against: Iterable[Head] = ()) -> Verdict:
 def _contradictions(read: Entry, tables: projection.Tables) -> list[str]:
     try:
         projection.fold(read, tables)
-    except EntryRefused as error:
+    except (EntryRefused, sqlite3.IntegrityError) as error:  # the last: sums beyond 64 bits
         return [f"entry {read.seq}: contradicts the entries before it: {plain(str(error))}"]
     return []
 

@@ -45,7 +45,7 @@ def is_sound(db: sqlite3.Connection, progress: Progress) -> Head | None:
         head = _check_chain(db, tables, progress)
         tables.store(head)
         return head if all(_same(db, *table) for table in _COMPARED) else None
-    except (_Doubt, EntryRefused, ValueError, RecursionError, sqlite3.Error):
+    except (_Doubt, EntryRefused, ValueError, ArithmeticError, RecursionError, sqlite3.Error):
         return None
 
 

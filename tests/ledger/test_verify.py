@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ledger import Ledger, LedgerError, Transaction
+from ledger import Head, Ledger, LedgerError, Transaction, jsonl, store
 from ledger.__main__ import main
 from ledger.chain import GENESIS, Row, check, link
 from ledger.entry import encode
@@ -511,3 +511,27 @@ def test_whatever_bytes_change_it_ends_in_words(
             assert db.execute("SELECT * FROM entries").fetchall() == entries
     with suppress(LedgerError):
         Ledger.open(damaged, clock=clock).close()
+
+
+def test_sums_beyond_sixty_four_bits_are_a_problem_in_words(
+    path: Path, tmp_path: Path, signed_data: Any
+) -> None:
+    """No keyd writes them; somebody who hands over a ledger may."""
+    store.create(path)
+    head, lines = Head(0, GENESIS), []
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("BEGIN")
+        for number in range(1, 1030):
+            data = signed_data(number, usd_micros=2**53 - 1)
+            encoded = encode(number, "2026-11-21T02:00:34.123456Z", "x402.payment.signed", "test", data)
+            head = Head(number, link(head.hash, encoded))
+            db.execute("INSERT INTO entries VALUES (?, ?, ?)", (number, encoded.decode(), head.hash))
+            lines.append(jsonl.line(encoded.decode(), head.hash))
+        db.execute("UPDATE meta SET head_seq = ?, head_hash = ?", head)
+        db.execute("COMMIT")
+    assert not verify(path).ok
+    export = tmp_path / "export.jsonl"
+    export.write_text("".join(lines))
+    assert "entry 1025: contradicts" in jsonl.verify(export).problems[0]
+    with pytest.raises(LedgerError, match="entry 1025"):
+        jsonl.restore(export, tmp_path / "imported")
