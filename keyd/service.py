@@ -233,7 +233,7 @@ class Service:
         if not policy.allowed_domains:
             found.append("no domain may be paid ([x402] allowed_domains is empty)")
         if self.ledger.fault is not None:
-            found.append(f"the last write to the ledger failed: {self.ledger.fault}")
+            found.append(f"{api.LEDGER_WRITE_FAILED}: {self.ledger.fault}")
         if (wallet := self.custody.default_problem()) is not None:
             found.append(f"{wallet.detail}: {wallet.reason.explanation.summary}")
         return found

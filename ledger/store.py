@@ -27,6 +27,8 @@ MAX_JOURNAL: Final = 64 * 1024 * 1024
 """Bytes of the write-ahead log. SQLite begins it anew, at 4 MB, as soon as nobody reads in it: whoever reads all the time
 would let it grow until the disk is full."""
 
+MAKE_ROOM: Final = "Make room on its file system. If there is room, the disk is at fault: keep the file, and restore a backup."
+"""A full disk is an I/O error to SQLite where it cannot even make its shared memory."""
 RESTORE: Final = "Keep the file for examination, run `python -m ledger verify` on it, and restore a backup."
 
 
@@ -114,8 +116,14 @@ def open_writer(path: Path) -> sqlite3.Connection:
         sqlite3.Error,
         UnicodeDecodeError,
     ) as error:  # the last: messages that quote a damaged file
-        raise LedgerError(f"cannot open {path}: {error}", RESTORE) from error
+        raise LedgerError(f"cannot open {path}: {error}", way_out(error)) from error
     return db
+
+
+def way_out(error: Exception) -> str:
+    """What to do about a file that cannot be opened: where the disk is at fault, nothing has to be restored."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest of it says which step failed
+    return MAKE_ROOM if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) else RESTORE
 
 
 def open_reader(path: Path) -> sqlite3.Connection:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Final
 
-from keyd.api import BudgetView, Health, PolicyView
+from keyd.api import LEDGER_WRITE_FAILED, BudgetView, Health, PolicyView
 
 THRESHOLDS: Final = (80, 100)
 """Percent of a daily budget."""
@@ -82,7 +82,8 @@ def _problems(view: PolicyView, health: Health) -> Iterator[Alert]:
     """Why keyd pays nothing. That it is frozen is told for itself, with who and why."""
     problems = [problem for problem in health.problems if not (view.frozen.frozen and "frozen" in problem)]
     for problem in problems:
-        yield Alert(f"problem:{problem}", "cannot_pay", printable(problem))
+        kind = LEDGER_FAILURE if problem.startswith(LEDGER_WRITE_FAILED) else "cannot_pay"
+        yield Alert(f"problem:{problem}", kind, printable(problem))
 
 
 def printable(text: str) -> str:

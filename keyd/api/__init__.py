@@ -11,6 +11,7 @@ decimal strings; times are Unix seconds, UTC.
 from keyd.api.base import (
     API_VERSION,
     DEFAULT_SOCKET,
+    LEDGER_WRITE_FAILED,
     MAX_BODY,
     MAX_OFFERS,
     CallerName,
@@ -122,6 +123,7 @@ __all__ = [
     "API_VERSION",
     "DEFAULT_SOCKET",
     "ENDPOINTS",
+    "LEDGER_WRITE_FAILED",
     "MAX_BODY",
     "MAX_CHAINS",
     "MAX_HEADS",

@@ -51,6 +51,10 @@ class Refusal(Message):
     hint: str
 
 
+LEDGER_WRITE_FAILED: Final = "the last write to the ledger failed"
+"""How that one of the problems begins; the rest of it is the disk's own words."""
+
+
 class Health(Message):
     status: Literal["ok", "degraded"]
     api_version: int

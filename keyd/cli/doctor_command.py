@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import tomllib
 from collections.abc import Generator, Iterator
@@ -82,7 +83,8 @@ def _examine(run: Invocation, credential: Path, *, offline: bool) -> Iterator[Fi
     reconcile = yield from _table(folder / "reconcile.toml", "osmoda-reconcile")
     site = Installation(folder, written, egress, reconcile)
 
-    yield from files.check_files(files.installation(settings, site.egress_state, folder, credential))
+    setup = files.SETUP if shutil.which("osmoda-setup") else files.SETUP_BY_HAND
+    yield from files.check_files(files.installation(settings, site.egress_state, folder, credential, setup))
     yield from files.check_space(settings.state_dir)
     yield from units.check_units(run_command)
     if settings.kek_file is None:

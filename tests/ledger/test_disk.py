@@ -167,6 +167,26 @@ def test_a_full_disk_refuses_with_the_way_out_and_goes_on_when_there_is_room(
     assert verify(path).ok
 
 
+def crowd(disk: Path) -> None:
+    with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+
+
+def test_a_ledger_that_finds_no_room_at_its_start_asks_for_room_and_not_for_a_backup(
+    small_disk: Path, clock: Any
+) -> None:
+    path = small_disk / "ledger.sqlite3"
+    with closing(Ledger.open(path, clock=clock)) as ledger:
+        ledger.transact(noted("first")).result(WAIT_S)
+    crowd(small_disk)
+    with pytest.raises(LedgerError, match="disk") as refused:
+        Ledger.open(path, clock=clock)
+    assert refused.value.hint.startswith("Make room")
+    (small_disk / "filler").unlink()
+    Ledger.open(path, clock=clock).close()
+
+
 def test_a_ledger_closed_on_a_full_disk_opens_when_there_is_room(small_disk: Path, clock: Any) -> None:
     path = small_disk / "ledger.sqlite3"
     acknowledged: dict[int, bytes] = {}
@@ -179,9 +199,7 @@ def test_a_ledger_closed_on_a_full_disk_opens_when_there_is_room(small_disk: Pat
 
 
 def test_a_disk_without_room_for_a_ledger_leaves_none(small_disk: Path, clock: Any) -> None:
-    with suppress(OSError), (small_disk / "filler").open("wb", buffering=0) as filler:
-        while True:
-            filler.write(bytes(4096))
+    crowd(small_disk)
     path = small_disk / "ledger.sqlite3"
     with pytest.raises(LedgerError, match=r"cannot (create|open)"):
         Ledger.open(path, clock=clock)

@@ -75,10 +75,12 @@ def test_what_waits_for_a_decision_is_told_with_the_command_that_decides() -> No
 
 
 def test_what_keeps_keyd_from_paying_is_told() -> None:
-    alert, other = found(problems=["the last write to the ledger failed: disk is full", "no wallet"])
-    assert alert.kind == other.kind == "cannot_pay"
-    assert alert.id != other.id
-    assert "disk is full" in alert.text
+    ledger, other, wallet = found(
+        problems=[f"{api.LEDGER_WRITE_FAILED}: disk is full", "no wallet", "wallet 'ledger': broken"]
+    )
+    assert [alert.kind for alert in (ledger, other, wallet)] == ["ledger_failure", "cannot_pay", "cannot_pay"]
+    assert len({ledger.id, other.id, wallet.id}) == 3
+    assert "disk is full" in ledger.text
 
 
 @given(st.text(max_size=2 * MAX_TEXT))

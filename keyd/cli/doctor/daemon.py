@@ -31,7 +31,7 @@ def check_health(health: api.Health, version: str) -> Iterator[Finding]:
         what = f"keyd is {health.version}, keyctl is {version}"
         yield note("keyd", what, "systemctl restart osmoda-keyd osmoda-egress")
     for problem in health.problems:
-        if "ledger" in problem:  # what else keeps it from paying is a matter of policy, and found there
+        if problem.startswith(api.LEDGER_WRITE_FAILED):  # the others are a matter of policy, and found there
             yield fault("ledger", problem, "make room on its file system, or mend that; docs/runbook.md")
 
 

@@ -14,6 +14,9 @@ from keyd.cli.doctor.accounts import EGRESS, KEYD
 from keyd.cli.doctor.findings import Finding, Level, fault, good, note, skipped
 from keyd.config import Settings
 
+SETUP: Final = "run osmoda-setup as root"
+SETUP_BY_HAND: Final = "make a key as docs/nixos.md says, then systemctl restart osmoda-keyd"
+"""Where there is no osmoda-setup: on NixOS the module does the rest of it."""
 AS_ROOT: Final = "run keyctl doctor as root"
 LITTLE_BYTES: Final = 256 * 1024 * 1024  # months of entries; a ledger of 10,000 payments takes some 40 MB
 _LOST_KEY: Final = (
@@ -37,10 +40,11 @@ class Expected:
     """How bad it is if others have more rights."""
 
 
-def installation(settings: Settings, egress_state: Path, folder: Path, credential: Path) -> list[Expected]:
-    """What docs/install.md puts where. `folder`: that of the configuration files."""
+def installation(
+    settings: Settings, egress_state: Path, folder: Path, credential: Path, setup: str = SETUP
+) -> list[Expected]:
+    """What docs/install.md puts where. `folder`: that of the configuration files. `setup`: how key and state are made."""
     state = settings.state_dir
-    setup = "run osmoda-setup as root"
     key = (
         Expected(credential, "root", 0o600, _LOST_KEY if _wallets(settings.wallet_dir) else setup)
         if settings.kek_file is None

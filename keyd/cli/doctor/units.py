@@ -114,8 +114,8 @@ def _sealed_elsewhere(path: Path, done: Done) -> Finding:
     return fault(
         "credential",
         f"{path} does not open on this machine: {done.last_words}",
-        "restore it, and /var/lib/systemd/credential.secret, from a backup of this machine; or move keyd's state "
-        "away, run osmoda-setup, and import the wallets again",
+        "restore it, and /var/lib/systemd/credential.secret, from a backup of this machine; or move it and keyd's "
+        "state away, make another (docs/install.md), and keyctl restore a backup or import the wallets",
     )
 
 

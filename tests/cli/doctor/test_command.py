@@ -106,6 +106,13 @@ def test_a_proxys_configuration_that_cannot_be_used_is_named_with_the_mistake_in
     assert finding["remedy"] == "correct this key, then try again"
 
 
+def test_a_command_that_is_not_installed_is_not_named(doctor, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    assert "osmoda-setup" not in doctor("--json").out
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    assert "run osmoda-setup as root" in doctor("--json").out
+
+
 def test_people_get_a_line_for_each_finding_and_the_remedy_below(doctor):
     lines = doctor().out.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("fault    ca "))
