@@ -1,7 +1,8 @@
 """Load held: paid and free requests at a steady rate, and afterwards the books of both sides.
 
 The rate is kept by the clock, not by the answers: a proxy that falls behind is asked all the same, and its answers come
-late. The seller checks every signature and every nonce.
+late. The seller checks every signature and every nonce. It and the program that asks share the machine with what is
+measured, so both are plain asyncio.
 """
 
 from __future__ import annotations
@@ -11,8 +12,6 @@ import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-
-import aiohttp
 
 from bench.books import Books, compare_books
 from bench.harness import Bound, Result, Stage, Summary, at_least, at_most, summary
@@ -58,22 +57,22 @@ class Load:
     free_ms: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
 
-    async def ask(self, session: aiohttp.ClientSession, path: str, taken: list[float]) -> None:
+    async def ask(self, application: Application, path: str, taken: list[float]) -> None:
         began = time.perf_counter()
         try:
-            async with session.get(self.api + path, proxy=self.proxy) as response:
-                await response.read()
-        except (aiohttp.ClientError, TimeoutError) as error:
+            async with asyncio.timeout(TIMEOUT_S):
+                head = await application.get(self.api + path)
+        except (OSError, EOFError, TimeoutError) as error:
             self.errors.append(f"{path}: {type(error).__name__}: {error}")
             return
-        if response.status != 200:
-            self.errors.append(f"{path}: {response.status}, {response.headers.get('X-402-Egress')}")
+        if not head.startswith("HTTP/1.1 200 "):
+            self.errors.append(f"{path}: {head}")
             return
         taken.append((time.perf_counter() - began) * 1e3)
 
     async def at_rate(
         self,
-        session: aiohttp.ClientSession,
+        application: Application,
         paths: Iterator[str],
         per_s: int,
         until: float,
@@ -83,12 +82,36 @@ class Load:
         due = time.monotonic()
         while (now := time.monotonic()) < until:
             while due <= now:
-                task = asyncio.create_task(self.ask(session, next(paths), taken))
+                task = asyncio.create_task(self.ask(application, next(paths), taken))
                 asking.add(task)
                 task.add_done_callback(asking.discard)
                 due += 1 / per_s
             await asyncio.sleep(due - now)
         await asyncio.gather(*asking)
+
+
+class Application:
+    """Asks through a proxy, on as many keep-alive connections as it has questions at the same time."""
+
+    def __init__(self, proxy: str) -> None:
+        host, port = proxy.removeprefix("http://").split(":")
+        self._proxy = (host, int(port))
+        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def get(self, url: str) -> str:
+        """The head of the answer, once it is complete. Raises OSError, EOFError."""
+        connection = self._idle.pop() if self._idle else await asyncio.open_connection(*self._proxy)
+        reader, writer = connection
+        host = url.split("/", 3)[2]
+        writer.write(f"GET {url} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        await reader.readexactly(int(head.lower().partition("content-length:")[2].split(None, 1)[0]))
+        self._idle.append(connection)
+        return head
+
+    def close(self) -> None:
+        for _, writer in self._idle:
+            writer.close()
 
 
 class Watched:
@@ -120,15 +143,14 @@ class Watched:
 async def _hold(load: Load, watched: dict[str, Watched], duration_s: float) -> None:
     until = time.monotonic() + duration_s
     items = (f"/item/{number}" for number in itertools.count())
-    connector = aiohttp.TCPConnector(limit=0)
-    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-    async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
-        watching = asyncio.create_task(_watch(watched))
-        await asyncio.gather(
-            load.at_rate(session, items, PAID_PER_S, until, load.paid_ms),
-            load.at_rate(session, itertools.repeat("/free"), FREE_PER_S, until, load.free_ms),
-        )
-        watching.cancel()
+    application = Application(load.proxy)
+    watching = asyncio.create_task(_watch(watched))
+    await asyncio.gather(
+        load.at_rate(application, items, PAID_PER_S, until, load.paid_ms),
+        load.at_rate(application, itertools.repeat("/free"), FREE_PER_S, until, load.free_ms),
+    )
+    watching.cancel()
+    application.close()
 
 
 async def _watch(watched: dict[str, Watched]) -> None:
