@@ -32,7 +32,7 @@ without reading the body then cannot cut off an upload that is under way."""
 _NEVER_UPSTREAM: Final = ("Proxy-Authorization", "Proxy-Connection")
 _ANSWERED_HERE: Final = guard.REFUSED_HERE | {Reason.TOO_MANY_CONNECTIONS}
 """Refusals for which the answer is egress's own, whatever its status."""
-_OWN_PAYMENT: Final = (x402.PAYMENT_SIGNATURE, x402.X_PAYMENT)
+_OWN_PAYMENT: Final = (x402.PAYMENT_SIGNATURE, x402.X_PAYMENT, steering.PAYMENT)
 
 _log = structlog.get_logger("egress")
 

@@ -297,7 +297,8 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
         "If the price is right, raise or drop X-402-Max in the program's request.",
     ),
     Reason.APP_LIMIT_MALFORMED: Explanation(
-        "The program's X-402-Max, X-402-Pay or X-402-Intent cannot be read, or came twice, so nothing is paid.",
+        "The program's X-402-Max, X-402-Pay or X-402-Intent cannot be read, or came twice, or another header begins "
+        "with X-402-, which might be one of them misspelt; so nothing is paid.",
         "Write X-402-Max like `0.05`, `USDC:0.05` or `USDC@base:0.05`, X-402-Pay like `USDC@base`, and "
         "X-402-Intent with 1 to 128 characters; each once, in the request's head.",
     ),

@@ -164,7 +164,6 @@ async def test_what_is_meant_for_egress_stays_in_egress(world: World) -> None:
         await app.send(
             X_402_Intent="mine",
             x_402_max="1",
-            X_402_Unknown="1",
             Proxy_Authorization="Basic secret",
             Proxy_Connection="keep-alive",
             X_402="stays",

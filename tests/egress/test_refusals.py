@@ -112,7 +112,7 @@ async def test_a_second_402_after_paying_is_passed_on_and_never_paid(world: Worl
     assert (await world.keyd.outcomes.get()).http_status == 402
 
 
-@pytest.mark.parametrize("header", ["PAYMENT_SIGNATURE", "X_PAYMENT", "payment_signature"])
+@pytest.mark.parametrize("header", ["PAYMENT_SIGNATURE", "X_PAYMENT", "payment_signature", "X_402_Payment"])
 async def test_a_program_that_pays_itself_is_left_alone(world: World, header: str) -> None:
     script = selling(lambda _: ORIGINAL, lambda _: ORIGINAL)
     async with world.serving(script) as upstream, world.app(upstream) as app:

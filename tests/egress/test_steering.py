@@ -62,6 +62,8 @@ async def test_a_private_key_is_neither_used_nor_forwarded(world: World, header:
         ["X-402-Max: " + "1" * 257],
         ["X-402-Pay: " + "x" * 1025],
         ["X-402-Max: \xff"],
+        ["X-402-Mxa: 0.05"],
+        ["X-402-Max: 0.05", "x-402-unknown: 1"],
     ],
     ids=lambda lines: " + ".join(line[:16] for line in lines),
 )
