@@ -154,7 +154,8 @@ def entry_line(entry: api.LedgerEntry) -> str:
     """One line for people: time, type, whom or what it is about, amount, reason code."""
     data = entry.data
     about = next(
-        (data[key] for key in ("domain", "label", "payment_id") if isinstance(data.get(key), str)), ""
+        (data[key] for key in ("domain", "label", "payment_id", "after") if isinstance(data.get(key), str)),
+        "",
     )
     micros = data.get("usd_micros")
     amount = usd_of_micros(micros) if isinstance(micros, int) else ""

@@ -89,5 +89,5 @@ def health(run: Invocation, as_json: bool) -> None:
         for problem in state.problems:
             report(problem)
         raise CliError(
-            "keyd runs but cannot pay", "`keyctl x402 policy` and `keyctl wallet list` show what is set up"
+            "keyd runs but cannot pay", "`keyctl doctor` looks for the cause and says how to mend it"
         )

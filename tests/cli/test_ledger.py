@@ -96,6 +96,7 @@ def test_tail_shows_one_short_line_an_entry_oldest_first(keyd, ask):
             entry(3, "x402.payment.rejected", domain="dear.example.com", code="cap_per_payment"),
             entry(4, "x402.payment.settled", payment_id="0123"),
             entry(5, "keyd.stopped"),
+            entry(6, "wallet.default", after="research", before="default"),
         ],
     )
     result = ask("ledger", "tail")
@@ -106,6 +107,7 @@ def test_tail_shows_one_short_line_an_entry_oldest_first(keyd, ask):
         "2026-11-21 02:00:03Z  x402.payment.rejected    dear.example.com  cap_per_payment\n"
         "2026-11-21 02:00:04Z  x402.payment.settled     0123\n"
         "2026-11-21 02:00:05Z  keyd.stopped\n"
+        "2026-11-21 02:00:06Z  wallet.default           research\n"
     )
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import ast
 import json
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import ledger
 from ledger import jsonl, kept, note
 from ledger.errors import LedgerError
 from ledger.note import Key
@@ -87,6 +90,28 @@ def test_an_import_of_a_sound_export_has_its_head_and_verifies(tmp_path: Path) -
     heads = sorted(note.read(signed).head for signed in vector["kept"])
     verdict = verify(tmp_path / "ledger", against=heads)
     assert (verdict.problems, verdict.head, verdict.agreed) == ([], head, 2)
+
+
+def test_an_auditor_needs_this_folder_and_python_and_nothing_else(tmp_path: Path) -> None:
+    """No package of anybody: signatures are checked, the ledger is verified and exported with the standard library."""
+    shutil.copytree(
+        Path(ledger.__file__).parent, tmp_path / "ledger", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    vector = VECTORS["good"]
+    export(vector, tmp_path / "export")
+    (tmp_path / "kept").write_text("\n".join(vector["kept"]), "utf-8")
+
+    def alone(*arguments: str) -> str:
+        command = [sys.executable, "-E", "-s", "-S", "-m", "ledger", *arguments]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        return done.stdout
+
+    assert alone("import", "export", "copy").startswith("copy: ")
+    said = alone("verify", "copy", "--against", "kept", "--key", vector["key"])
+    assert said.splitlines()[-1] == "heads kept elsewhere: 2 agree, signatures good"
+    assert alone("export", "copy", "--format", "jsonl") == (tmp_path / "export").read_text("utf-8")
+    assert alone("export", "copy", "--format", "csv").startswith("date,domain,caller,purpose")
 
 
 @pytest.mark.parametrize(
