@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -103,3 +108,37 @@ async def test_a_caller_that_leaves_while_its_step_runs_keeps_nobody_waiting(led
         await gone
     step.let_go()
     assert await turns.take(noted) == 2  # the step that ran is on record
+
+
+class Ended(deque[Any]):
+    """What has ended. The first to append gives the other thread time to append as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._both = threading.Barrier(2)
+
+    def append(self, item: Any) -> None:
+        super().append(item)
+        self._loop.call_soon_threadsafe(self.begun.set)
+        with suppress(threading.BrokenBarrierError):  # the other one waits for a lock
+            self._both.wait(0.5)
+
+
+async def test_steps_that_end_in_both_threads_at_once_are_both_told() -> None:
+    """If each took the other for the one that wakes the loop, no payment would be answered ever again."""
+    in_writer: Future[str] = Future()
+    at_once: Future[str] = Future()
+    at_once.set_result("at once")
+    futures = iter([in_writer, at_once])
+    turns = Turns(SimpleNamespace(transact=lambda _: next(futures)))  # type: ignore[arg-type]
+    turns._ended = ended = Ended()
+    first = asyncio.create_task(turns.take(lambda _: ""))
+    await asyncio.sleep(0)
+    writer = threading.Thread(target=in_writer.set_result, args=("in the writer",))
+    writer.start()
+    await ended.begun.wait()
+    second = asyncio.create_task(turns.take(lambda _: ""))
+    assert await asyncio.wait_for(asyncio.gather(first, second), 5) == ["in the writer", "at once"]
+    writer.join()
