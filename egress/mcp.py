@@ -116,6 +116,11 @@ def cancelling(message: Mapping[str, Any], new_id: str) -> bytes:
     return json.dumps(renamed, separators=(",", ":"), ensure_ascii=False).encode()
 
 
+def is_answer(message: bytes, call_id: Id) -> bool:
+    """Whether `message` is the answer to `call_id`, whatever it says."""
+    return _answer(message, call_id) is not None
+
+
 def terms_in(answer: bytes, call_id: Id) -> x402.PaymentRequired | None:
     """The terms of the answer to `call_id`, if it is an answer that asks for payment and nothing else."""
     message = _answer(answer, call_id)

@@ -30,7 +30,7 @@ from egress import mcp
 from egress.calls import kind_of
 from egress.decisions import Asked
 from egress.paystream import HOLD_LIMIT_S, PayStream
-from egress.sse import EventStream
+from egress.sse import Event, EventStream
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,8 @@ class McpStream(PayStream):
     """The call of this request, while its answer is looked at."""
     _events: EventStream | None = None
     """Cuts the answer, if it is a stream of events."""
+    _answered = False
+    """The call has an answer in this stream of events."""
     _event: bytes = b""
     """The event with the terms, which the application has not got."""
     _begun: http.Response | None = None
@@ -119,24 +121,30 @@ class McpStream(PayStream):
             yield from super().state_stream_response_body(event)
         elif isinstance(event, ResponseData):
             for piece in self._events.feed(event.data):
-                if not self._asks(piece.message):
-                    yield from self._forward(piece.raw)
-                    continue
-                self._event = piece.raw
-                yield from self._set_deadline(HOLD_LIMIT_S)
+                yield from self._look_at(piece)
         elif self._event:
             yield from self._decide()
         else:
             yield from self._forward(self._events.rest())
             yield from super().state_stream_response_body(event)
 
-    def _asks(self, message: bytes | None) -> bool:
-        assert self._call is not None
-        if message is None or self._event:
-            return False
-        terms = mcp.terms_in(message, self._call.id)
-        self._asked = Asked(self._call, terms) if terms else None
-        return terms is not None
+    def _look_at(self, piece: Event) -> layer.CommandGenerator[None]:
+        """The event with the terms is kept back, all others pass at once. A call is answered once: who has its result,
+        before its terms or after them, need not pay."""
+        message, call = piece.message, self._call
+        assert call is not None
+        if message is None or not mcp.is_answer(message, call.id):
+            yield from self._forward(piece.raw)
+            return
+        terms = None if self._answered else mcp.terms_in(message, call.id)
+        self._answered = True
+        if terms is not None:
+            self._event, self._asked = piece.raw, Asked(call, terms)
+            yield from self._set_deadline(HOLD_LIMIT_S)
+            return
+        yield from self._forward(piece.raw)
+        if self._event:
+            yield from self._give_back_the_event()
 
     def _forward(self, data: bytes) -> layer.CommandGenerator[None]:
         if data:
@@ -159,10 +167,13 @@ class McpStream(PayStream):
         yield from super().state_stream_response_body(ResponseEndOfMessage(self.stream_id))
 
     def _give_back_the_event(self) -> layer.CommandGenerator[None]:
-        self.flow.response, self._begun, self._events = self._begun, None, None
-        event, self._event = self._event, b""
+        """From here on nobody looks into the answer."""
+        assert self._events is not None
+        if self._begun is not None:
+            self.flow.response, self._begun = self._begun, None
+        held, self._event, self._events = self._event + self._events.rest(), b"", None
         self.server_state = self.state_stream_response_body
-        yield from self._forward(event)
+        yield from self._forward(held)
 
     # -- the paid answer goes on where the first one stopped ------------------------------------------------
 
@@ -193,7 +204,6 @@ class McpStream(PayStream):
             yield from self._release(None)
         elif current and self._event and self.server_state == self.state_stream_response_body:
             # The server keeps the stream open after its answer, and the call would wait for ever.
-            self._begun = self.flow.response
             yield from self._give_back_the_event()
         else:
             yield from super()._on_deadline(deadline)

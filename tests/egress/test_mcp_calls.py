@@ -369,6 +369,19 @@ async def test_nobody_cancels_a_call_that_another_has_paid(run_egress: RunEgress
     assert upstream.requests[-1].body == cancellation(1)
 
 
+@pytest.mark.parametrize("order", [(WEATHER, PAYWALL), (PAYWALL, WEATHER)], ids=["before", "after"])
+async def test_a_call_that_was_answered_in_the_same_stream_is_not_paid(world: World, order: Any) -> None:
+    async def script(connection: Connection) -> None:
+        request = json.loads((await connection.request()).body)
+        events = b"".join(chunk(event(request["id"], result)) for result in order)
+        await connection.send(EVENTS_HEAD + events + chunk(b""))
+
+    answer, sent = await ask(world, script)
+    assert sorted(map(str, (said["result"] for said in messages(answer)))) == sorted(map(str, order))
+    assert len(sent) == 1
+    assert world.keyd.requests == []
+
+
 async def test_a_server_that_keeps_the_stream_open_after_its_terms_is_not_waited_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,16 +390,16 @@ async def test_a_server_that_keeps_the_stream_open_after_its_terms_is_not_waited
 
     async def script(connection: Connection) -> None:
         request = json.loads((await connection.request()).body)
-        await connection.send(EVENTS_HEAD + chunk(event(request["id"], PAYWALL)))
+        await connection.send(EVENTS_HEAD + chunk(event(request["id"], PAYWALL) + PROGRESS[:20]))
         await got_terms.wait()
-        await connection.send(chunk(PROGRESS) + chunk(b""))
+        await connection.send(chunk(PROGRESS[20:]) + chunk(b""))
 
     async with world.serving(script) as upstream, world.app(upstream) as app:
         await app.send("/mcp", method="POST", body=call())
         await app.answer(head_only=True)
-        assert await next_chunk(app) == event(7, PAYWALL)
+        assert await next_chunk(app) == event(7, PAYWALL) + PROGRESS[:20]
         got_terms.set()
-        assert await next_chunk(app) == PROGRESS
+        assert await next_chunk(app) == PROGRESS[20:]
         assert await next_chunk(app) == b""
     assert world.keyd.requests == []
 
