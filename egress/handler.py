@@ -1,6 +1,6 @@
 """One application's connection and those to servers that belong to it: how it reads, writes and calls addons.
 
-Four things are done otherwise than in mitmproxy 12.2.3:
+Five things are done otherwise than in mitmproxy 12.2.3:
 
 - What was read waits only for the side that it goes to, so that one direction cannot hold up the other.
 - What one event makes it write to a connection leaves in one piece: a system call is a quarter of what a small
@@ -8,6 +8,7 @@ Four things are done otherwise than in mitmproxy 12.2.3:
 - An addon's hook is called directly (`egress.hooks`). Nor are the types of a message's members checked: that is for
   addons under development.
 - What a server said before its connection failed is read before the failure counts (`egress.last_words`).
+- Whoever is cancelled while he waits to tell of an event tells of it all the same.
 """
 
 from __future__ import annotations
@@ -103,8 +104,25 @@ class Handler(mode_servers.ProxyConnectionHandler):
         for io in self.transports.values():
             if type(io.writer) is asyncio.StreamWriter:
                 CorkedWriter.take_over(io.writer)
-        await super().server_event(event)
+        await self._in_turn(event)
         self._uncork()
+
+    async def _in_turn(self, event: events.Event) -> None:
+        """An event waits while another one is dealt with. Whoever is cancelled meanwhile, because its connection is to be
+        closed, must not take the event with it: nobody would learn of the end, and the socket would stay open."""
+        cancelled: asyncio.CancelledError | None = None
+        while True:
+            try:
+                await super().server_event(event)
+                break
+            except (
+                asyncio.CancelledError
+            ) as error:  # while it waited: once its turn has come, nothing interrupts it
+                cancelled = error
+        if cancelled is not None and (task := asyncio.current_task()):
+            task.cancel(
+                *cancelled.args
+            )  # again, where mitmproxy expects it: when it reads or waits for writers
 
     def _uncork(self) -> None:
         for io in self.transports.values():

@@ -2,7 +2,8 @@
 
 - 1xx answers (103 Early Hints) hang the request: they are handed on, and the final answer is awaited;
 - trailers of a chunked body crash the connection, in both directions: they are handed on;
-- the head of a message may grow without limit: it is bounded;
+- the head of a message may grow without limit, and so may the line before a chunk and what follows the last one: they
+  are bounded;
 - a lost connection does not tell whether any of the answer had arrived: `AnswerBrokenOff` does;
 - a WebSocket that is asked for as `GET ws://…`, not through CONNECT, is refused: it is the http request that it is;
 - what an application sends ahead of the answer that it waits for is kept without limit: it is left in the socket;
@@ -96,6 +97,18 @@ class _Http1Connection(stock.Http1Connection):
                 assert self.stream_id is not None
                 yield ReceiveHttp(self.ReceiveTrailers(self.stream_id, reader.trailers))
             yield command
+        if self.state == self.read_body and len(self.buf) > MAX_HEAD:
+            yield from self._give_up_the_body()
+
+    def _give_up_the_body(self) -> layer.CommandGenerator[None]:
+        """What lies here is no content, which is passed on at once: a line without an end, or what nobody asked for."""
+        self.buf = ReceiveBuffer()
+        yield commands.CloseConnection(self.conn)
+        assert self.stream_id is not None
+        fault = self.ReceiveProtocolError(
+            self.stream_id, "too much between chunks", self.ReceiveProtocolError.code
+        )
+        yield ReceiveHttp(fault)
 
     def send(self, event: HttpEvent) -> layer.CommandGenerator[None]:
         if isinstance(event, _TRAILERS):

@@ -254,3 +254,59 @@ async def test_an_endless_request_head_is_refused(world: World) -> None:
         await app.write(b"GET / HTTP/1.1\r\nX: " + b"x" * 600_000)
         assert (await app.answer(head_only=True)).status == 431
     assert upstream.connections == 0
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("begin", [b"5;", b"0\r\nX: "], ids=["chunk extension", "trailer"])
+async def test_an_endless_line_in_a_body_does_not_fill_the_memory(world: World, begin: bytes) -> None:
+    cut = asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(CHUNKED + begin)
+        await send_without_end(connection.writer)
+        cut.set()
+
+    async with world.serving(script) as upstream, world.app(upstream) as app:
+        await app.send()
+        await cut.wait()
+
+
+async def test_an_endless_line_in_an_upload_does_not_fill_the_memory(world: World) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request(head_only=True)
+        assert await connection.reader.read() == b""
+
+    async with world.serving(script) as upstream, world.app(upstream) as app:
+        await app.send(method="POST", body=b"5;", Transfer_Encoding="chunked")
+        await send_without_end(app.writer)
+
+
+async def test_what_a_server_says_behind_its_answer_to_an_upload_does_not_fill_the_memory(
+    world: World,
+) -> None:
+    cut = asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.request(head_only=True)
+        await connection.send(response(200, {}, b"early"))
+        await send_without_end(connection.writer)
+        cut.set()
+
+    async with world.serving(script) as upstream, world.app(upstream) as app:
+        await app.send(method="POST", Content_Length="1000000")
+        assert (await app.answer()).body == b"early"
+        await cut.wait()
+
+
+async def send_without_end(writer: asyncio.StreamWriter) -> None:
+    """Return when the other side has cut the connection; it must not have taken much."""
+    try:
+        for _ in range(1000):  # 64 MB, more than all buffers on the way
+            writer.write(b"x" * 65536)
+            await writer.drain()
+    except ConnectionError:
+        return
+    raise AssertionError("all of it was taken")
