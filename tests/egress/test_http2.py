@@ -12,7 +12,7 @@ from keyd import api
 from tests.egress.conftest import World
 from tests.egress.support.client import App
 from tests.egress.support.http2 import Http2App, Http2Connection, Stream, serving_http2
-from tests.egress.support.upstream import Upstream
+from tests.egress.support.upstream import Upstream, selling, serving
 from tests.egress.support.wire import (
     OFFER,
     SETTLED,
@@ -21,6 +21,7 @@ from tests.egress.support.wire import (
     decode,
     encode,
     paid_answer,
+    payment_required,
     read_message,
 )
 
@@ -52,6 +53,28 @@ async def test_a_402_over_http2_is_paid_on_the_same_connection(world: World) -> 
     assert upstream.connections == 1
     assert first.body == second.body == b"question"
     assert decode(second.get("payment-signature"))["accepted"] == OFFER
+
+
+@pytest.mark.parametrize("app_speaks", [("h2", "http/1.1"), ("http/1.1",)], ids=["both", "1"])
+@pytest.mark.parametrize("server_speaks", [("http/1.1",), ()], ids=["1", "none said"])
+async def test_an_application_speaks_to_an_http_1_server_as_it_would_without_egress(
+    world: World, app_speaks: tuple[str, ...], server_speaks: tuple[str, ...]
+) -> None:
+    """egress offers the server what the application has offered, and the application what the server has chosen."""
+    script = selling(lambda _: paid_answer(), lambda _: payment_required())
+    host, port = world.egress.address
+    async with (
+        serving(script, world.pki.server_for(*server_speaks)) as upstream,
+        httpx.AsyncClient(
+            http2="h2" in app_speaks,
+            verify=world.pki.client(*app_speaks),
+            proxy=f"http://{host}:{port}",
+            trust_env=False,
+        ) as app,
+    ):
+        answer = await app.post(upstream.url(), content=b"question")
+    assert (answer.status_code, answer.http_version, answer.content) == (200, "HTTP/1.1", b"content")
+    assert [request.body for request in upstream.requests] == [b"question"] * 2
 
 
 async def test_parallel_streams_are_paid_without_crosstalk(world: World) -> None:
