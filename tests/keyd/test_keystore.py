@@ -7,6 +7,7 @@ import pickle
 import secrets
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -52,10 +53,10 @@ def test_a_wallet_opens_while_another_key_is_put_in_force(wallets: Keystore) -> 
     class Replaced(Kek):
         __slots__ = ()
 
-        @property
-        def id(self) -> str:
-            wallets.kek = new
-            return old.id
+        def __getattribute__(self, name: str) -> Any:
+            if name == "id":
+                wallets.kek = new
+            return super().__getattribute__(name)
 
     wallets.store("main", parse_private_key(DEV_KEY), 0)
     wallets.add_seal("main", new)
