@@ -32,7 +32,7 @@ COPY: Final = Path("/opt/python")
 PYTHON: Final = Path(COPY if sys.base_prefix.startswith(HIDDEN) else sys.base_prefix, "bin", "python3")
 """The tests' own interpreter, as the machine sees it."""
 INSTALL_LIMIT_S: Final = 400
-BOOT_LIMIT_S: Final = 240
+BOOT_LIMIT_S: Final = 400
 _MOUNTS: Final = "osmoda-test-machine-"
 """Source of the mounts, before the pid of the tests that made them."""
 _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
@@ -40,6 +40,7 @@ _PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 _NSPAWN: Final = (
     "systemd-nspawn",
     "-q",
+    f"--machine=osmoda-test-{os.getpid()}",  # two of the same name would remove each other's folders
     "--register=no",
     "--keep-unit",
     "--resolv-conf=off",
@@ -127,6 +128,29 @@ class Machine:
                 before=join,
             )
         return console
+
+
+@contextmanager
+def package_in_the_making(folder: Path, **settings: str) -> Iterator[Callable[[], Path]]:
+    """`make deb` with `settings`, beside whatever else the test does; what waits for it, and is the package."""
+    words = [f"{name}={value}" for name, value in {"OUTPUT": str(folder), **settings}.items()]
+    with (folder / "log").open("w+") as log:
+        build = subprocess.Popen(
+            ["make", "-C", REPOSITORY, "deb", *words], stdout=log, stderr=log, start_new_session=True
+        )
+
+        def built() -> Path:
+            code = build.wait(INSTALL_LIMIT_S)
+            assert code == 0, (folder / "log").read_text()[-3000:]
+            (package,) = folder.glob("*.deb")
+            return package
+
+        try:
+            yield built
+        finally:
+            if build.poll() is None:
+                os.killpg(build.pid, signal.SIGTERM)
+                build.wait(30)
 
 
 @contextmanager

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.systemd.machine import PROGRAMS, PYTHON, SOURCE, throw_away_machine
+from tests.systemd.machine import PROGRAMS, PYTHON, SOURCE, package_in_the_making, throw_away_machine
 
 pytestmark = [
     pytest.mark.real,
@@ -38,20 +40,22 @@ class Boots:
 def boots(tmp_path_factory: pytest.TempPathFactory) -> Boots:
     assert shutil.which("systemd-nspawn"), "apt-get install systemd-container libpam-systemd"
     install = ("make", "-C", SOURCE, "install", f"SYSTEM_PYTHON={PYTHON}")
-    with throw_away_machine(tmp_path_factory.mktemp("machine")) as machine:
+    settings = {"SYSTEM_PYTHON": f"{sys.base_prefix}/bin/python3", "DPKG_DEB_COMPRESSOR_TYPE": "none"}
+    with (
+        throw_away_machine(tmp_path_factory.mktemp("machine")) as machine,
+        package_in_the_making(tmp_path_factory.mktemp("package"), **settings) as built,
+    ):
         machine.run(*install)
-        settings = (f"SYSTEM_PYTHON={PYTHON}", f"OUTPUT={PROGRAMS}/deb", "DPKG_DEB_COMPRESSOR_TYPE=none")
-        machine.run("make", "-C", SOURCE, "deb", *settings)
-        contents = _contents(machine.root / PROGRAMS.lstrip("/") / "deb")
         first = _boot(machine.boot(), machine.results / "first.json")
         machine.run(*install)  # an upgrade
+        package = shutil.move(built(), machine.root / PROGRAMS.lstrip("/"))
+        contents = _contents(package)
         second = _boot(machine.boot(), machine.results / "second.json")
     return Boots(first, second, contents)
 
 
-def _contents(folder: Path) -> list[str]:
+def _contents(package: Path) -> list[str]:
     """Mode, owner and name of everything in the package."""
-    (package,) = folder.glob("*.deb")
     listed = subprocess.run(
         ["dpkg-deb", "-c", package], capture_output=True, text=True, check=True, timeout=60
     )
@@ -283,13 +287,61 @@ def test_a_killed_keyd_comes_back_and_remembers_what_was_spent(boots: Boots) -> 
 
 
 def test_the_reconciler_reaches_keyd_and_gives_back_nothing_without_proof(boots: Boots) -> None:
-    assert "nothing could be concluded about 2 of the payments" in boots.first["reconcile"]["journal"]
+    assert "nothing could be concluded about 2 of the payments" in boots.first["reconcile"]
 
 
-def test_two_passes_tell_of_a_freeze_once(boots: Boots) -> None:
-    (told,) = boots.first["reconcile"]["told"].splitlines()
-    (alert,) = json.loads(told)["alerts"]
-    assert (alert["kind"], alert["text"]) == ("frozen", "payments were frozen by uid:0: for the alert")
+def _told(boots: Boots, when: str) -> list[str]:
+    """The kinds of alerts that the hook's command got in one pass, in JSON documents of a line each."""
+    lines = boots.first["alerts"][when].splitlines()
+    return [alert["kind"] for line in lines for alert in json.loads(line)["alerts"]]
+
+
+@pytest.mark.parametrize(
+    ("when", "kinds"),
+    [
+        ("nothing is wrong", []),
+        ("80 % is spent", ["budget_80"]),
+        ("all is spent", ["budget_100"]),
+        ("frozen", ["frozen"]),
+        ("still frozen", []),
+        ("a payment is held", ["payment_held"]),
+        ("the disk is full", ["ledger_failure"]),
+        ("keyd and its socket are down", ["keyd_unreachable"]),
+    ],
+)
+def test_the_hook_hears_once_of(boots: Boots, when: str, kinds: list[str]) -> None:
+    assert _told(boots, when) == kinds
+
+
+def test_doctor_sees_the_full_disk_and_the_keyd_that_is_down(boots: Boots) -> None:
+    alerts = boots.first["alerts"]
+    assert {finding["check"] for finding in _faults(alerts["doctor of a full disk"])} >= {"space", "ledger"}
+    down = _faults(alerts["doctor of keyd down"])
+    assert "systemctl enable --now osmoda-keyd.socket" in [finding["remedy"] for finding in down]
+
+
+def test_nothing_is_paid_without_room_for_its_record_and_it_goes_on_when_there_is(boots: Boots) -> None:
+    alerts = boots.first["alerts"]
+    assert "rejected; reason=ledger_unavailable" in alerts["paid on a full disk"]["out"]
+    _assert_paid(alerts["paid when there is room"], "/item/33")
+
+
+def test_a_key_that_does_not_fit_the_wallets_is_found_by_doctor_in_keyds_own_words(boots: Boots) -> None:
+    ended = _faults(boots.first["another_key"])
+    assert any(finding["message"].startswith("its last words: ") for finding in ended), ended
+
+
+def test_the_journal_knows_level_and_payment_of_each_line(boots: Boots) -> None:
+    journal = boots.first["logs"]
+    levels = {"critical": "2", "error": "3", "warning": "4", "info": "6"}
+    lines = [json.loads(entry["MESSAGE"]) for entry in journal if entry["MESSAGE"].startswith("{")]
+    priorities = [entry["PRIORITY"] for entry in journal if entry["MESSAGE"].startswith("{")]
+    assert priorities == [levels[line["level"]] for line in lines]
+    assert {"6", "4"} <= set(priorities)
+    payment = re.search(r"payment=([0-9a-f]{32})", boots.first["paid"]["out"])
+    assert payment is not None
+    events = [line["event"] for line in lines if line.get("payment") == payment[1]]
+    assert sorted(events) == ["egress.outcome.reported", "keyd.request", "keyd.request"]
 
 
 def test_a_stop_lets_a_stream_finish_and_takes_no_new_connection(boots: Boots) -> None:

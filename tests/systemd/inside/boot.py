@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import pwd
-import re
 import ssl
 import subprocess
 import sys
@@ -21,20 +20,37 @@ from pathlib import Path
 from typing import Any
 
 import keys
+import trouble
+from shell import (
+    LIMIT_S,
+    PROXY,
+    SELLER_PORT,
+    callers,
+    doctor,
+    done,
+    keyd_pid,
+    main_pid,
+    output,
+    pay,
+    proxy_listens,
+    replace,
+    run,
+    show,
+    spent,
+    wait_for,
+    wait_for_proxy,
+)
 
 RESULTS = Path(sys.argv[1])
 REPOSITORY = sys.argv[2]
 HERE = Path(__file__).parent
 BIN = Path("/opt/osmoda-x402/bin")
 UNITS = Path("/usr/local/lib/systemd/system")
-PROXY = "http://127.0.0.1:19999"
 WALLET_KEY = (
     "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"  # anvil's first: worth nothing
 )
 SELLER = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"
-SELLER_PORT = 4021
 BUNDLE = Path("/etc/ssl/certs/ca-certificates.crt")
-LIMIT_S = 60.0
 
 
 def main() -> None:
@@ -82,8 +98,11 @@ def first_boot(seen: dict[str, Any]) -> None:
     seen["fence"] = fence()
     seen["strangers"] = refused_peers()
     seen["reconcile"] = reconcile()
+    seen["alerts"] = trouble.alerts()
+    seen["another_key"] = trouble.another_key()
     seen["workers"] = two_workers()
     seen["stream"] = stop_during_a_stream()
+    seen["logs"] = trouble.logs()
 
 
 def second(seen: dict[str, Any]) -> None:
@@ -153,7 +172,7 @@ def life_of_a_package() -> dict[str, Any]:
 
 
 def package() -> Path:
-    (built,) = (HERE / "deb").glob("osmoda-x402_*.deb")
+    (built,) = HERE.glob("osmoda-x402_*.deb")
     return built
 
 
@@ -216,11 +235,6 @@ def configure() -> None:
     run("systemctl", "restart", "osmoda-keyd", "osmoda-egress")
     wait_for_proxy()
     start_seller()
-
-
-def doctor() -> dict[str, Any]:
-    """What keyctl doctor finds, asked by root; there is no chain in this machine."""
-    return done("osmoda-keyctl", "doctor", "--json", "--offline")
 
 
 def trust() -> dict[str, Any]:
@@ -325,24 +339,6 @@ def start_seller() -> None:
         f"web.run_app(make_app(Books('{SELLER}')), host='127.0.0.1', port={SELLER_PORT})",
     )
     wait_for(lambda: done("curl", "-sf", f"http://127.0.0.1:{SELLER_PORT}/free")["code"] == 0)
-
-
-def pay(user: str, path: str) -> dict[str, Any]:
-    """What plain curl of an ordinary user gets through the proxy."""
-    return done(
-        *(
-            "runuser",
-            "-u",
-            user,
-            "--",
-            "curl",
-            "-sS",
-            "-i",
-            "-x",
-            PROXY,
-            f"http://127.0.0.1:{SELLER_PORT}{path}",
-        )
-    )
 
 
 def sandbox() -> dict[str, str]:
@@ -453,20 +449,12 @@ def refused_peers() -> list[str]:
     return [names[entry["actor"]] for entry in entries if entry["type"] == "keyd.peer.refused"]
 
 
-def reconcile() -> dict[str, str]:
-    """What the journal says of a pass with an RPC server that does not answer, while payments are frozen, and what
-    the command that is told of it got."""
-    told = Path("/var/lib/osmoda-reconcile/told")
+def reconcile() -> str:
+    """What the journal says of a pass with an RPC server that does not answer."""
     replace("/etc/osmoda/reconcile.toml", "eip155:8453", "eip155:84532")
     replace("/etc/osmoda/reconcile.toml", "^rpc = .*", 'rpc = ["http://127.0.0.1:9"]')
-    replace("/etc/osmoda/reconcile.toml", "^# \\[alerts\\]", "[alerts]")
-    replace("/etc/osmoda/reconcile.toml", "^# command = .*", f'command = ["/usr/bin/tee", "-a", "{told}"]')
-    run("osmoda-keyctl", "x402", "freeze", "for the alert")
-    for _ in range(2):
-        run("systemctl", "start", "osmoda-reconcile", check=False)
-    run("osmoda-keyctl", "x402", "unfreeze")
-    journal = output("journalctl", "-b", "-u", "osmoda-reconcile", "-o", "cat")
-    return {"journal": journal, "told": told.read_text() if told.exists() else ""}
+    run("systemctl", "start", "osmoda-reconcile", check=False)
+    return output("journalctl", "-b", "-u", "osmoda-reconcile", "-o", "cat")
 
 
 def stop_during_a_stream() -> dict[str, Any]:
@@ -495,76 +483,6 @@ def stop_during_a_stream() -> dict[str, Any]:
     server.shutdown()
     wait_for(lambda: show("osmoda-egress", "ActiveState") == "inactive")
     return {"lines": lines, "code": curl.returncode, "new_connection": refused}
-
-
-# -- tools ------------------------------------------------------------------------------------------------
-
-
-def done(*command: str | Path) -> dict[str, Any]:
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT_S)
-    return {"code": result.returncode, "out": result.stdout, "err": result.stderr}
-
-
-def run(*command: str | Path, check: bool = True) -> None:
-    result = done(*command)
-    if check and result["code"] != 0:
-        raise RuntimeError(f"{command}: {result}")
-
-
-def output(*command: str | Path) -> str:
-    text: str = done(*command)["out"]
-    return text
-
-
-def show(unit: str, name: str) -> str:
-    return output("systemctl", "show", "--value", "-p", name, unit).strip()
-
-
-def main_pid(unit: str) -> int:
-    return int(show(unit, "MainPID"))
-
-
-def keyd_pid() -> int:
-    return main_pid("osmoda-keyd")
-
-
-def proxy_listens() -> bool:
-    return bool(done("curl", "-s", "-x", PROXY, "http://127.0.0.1:1/")["code"] == 0)
-
-
-def policy() -> dict[str, Any]:
-    view: dict[str, Any] = json.loads(output("osmoda-keyctl", "x402", "policy", "--json"))
-    return view
-
-
-def spent() -> str:
-    return str(policy()["spent_today"])
-
-
-def callers() -> list[str]:
-    """Whom the ledger names as having paid."""
-    return [entry["caller"] for entry in policy()["by_caller"]]
-
-
-def replace(file: str, pattern: str, text: str) -> None:
-    path = Path(file)
-    new, count = re.subn(pattern, text, path.read_text(), flags=re.MULTILINE)
-    if not count:
-        raise RuntimeError(f"{file} has no {pattern}")
-    path.write_text(new)
-
-
-def wait_for_proxy() -> None:
-    wait_for(lambda: done("curl", "-s", "-x", PROXY, "http://127.0.0.1:1/")["code"] == 0)
-
-
-def wait_for(true: Callable[[], bool]) -> None:
-    """systemd tells nobody outside D-Bus of a unit's changes, so this asks, ten times a second."""
-    deadline = time.monotonic() + LIMIT_S
-    while not true():
-        if time.monotonic() > deadline:
-            raise TimeoutError("waited in vain")
-        time.sleep(0.1)
 
 
 main()
