@@ -139,6 +139,34 @@ async def test_answers_pass_byte_for_byte(world: World, answer: bytes, tls: bool
     assert upstream.connections == 1
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Content-Length: 2\r\nContent-Length: 2\r\n",
+        b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n",
+        b"Content-Length : 2\r\n",
+    ],
+    ids=["two lengths", "length and chunks", "space before the colon"],
+)
+@pytest.mark.parametrize("side", ["request", "answer"])
+async def test_what_two_readers_could_read_differently_is_not_passed_on(
+    world: World, fields: bytes, side: str
+) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\nok")
+
+    async with world.serving(script) as upstream, world.app(upstream) as app:
+        if side == "answer":
+            await app.send()
+        else:
+            head = f"POST {upstream.url()} HTTP/1.1\r\nHost: 127.0.0.1:{upstream.port}\r\n".encode()
+            await app.write(head + fields + b"\r\nok")
+        answer = await app.answer()
+    assert answer.status == (502 if side == "answer" else 400)
+    assert len(upstream.requests) == (1 if side == "answer" else 0)
+
+
 async def test_a_hint_to_http_1_0_is_left_out(world: World) -> None:
     async def script(connection: Connection) -> None:
         await connection.request()
