@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,10 @@ COLUMNS: Final = (
 )  # fmt: skip
 """Of the CSV. `amount` in whole tokens, where the entry says how many decimals those have; `usd` what the payment
 counted for in the budget; `amount_atomic` exact in any case."""
+
+
+_FORMULA: Final = re.compile(r"(^|;)(?=\s*[=+@＝＋－＠-])")  # noqa: RUF001 - full width
+"""Where one could begin: LibreOffice, and Excel in half of the world, part cells at semicolons as well."""
 
 
 class Period(NamedTuple):
@@ -143,7 +148,7 @@ def _row(bought: Bought) -> tuple[str | None, ...]:
 def cell(text: str | None) -> str:
     """Safe in a spreadsheet: what sellers and programs wrote must not become a formula (OWASP, CSV injection)."""
     visible = "".join(char if char.isprintable() else " " for char in text or "")
-    return f"'{visible}" if visible.lstrip()[:1] in tuple("=+-@＝＋－＠") else visible  # noqa: RUF001 - full width
+    return _FORMULA.sub(r"\1'", visible)
 
 
 def _beancount(db: sqlite3.Connection, period: Period) -> Iterator[str]:

@@ -147,6 +147,12 @@ def test_a_cell_is_one_line_and_begins_with_no_operator(words: str) -> None:
     assert shown.lstrip()[:1] not in tuple("=+-@")
 
 
+def test_nothing_after_a_semicolon_is_a_formula_either() -> None:
+    """LibreOffice parts cells there, unless told otherwise, and what has no comma in it is not quoted."""
+    assert cell("GET /a;=WEBSERVICE(I2); +1;b") == "GET /a;'=WEBSERVICE(I2);' +1;b"
+    assert cell("GET /a;b=c") == "GET /a;b=c"
+
+
 def test_hostile_words_stay_in_their_cell(record: Path) -> None:
     rows = table(record)
     assert len(rows) == 4
