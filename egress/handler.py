@@ -115,14 +115,11 @@ class Handler(mode_servers.ProxyConnectionHandler):
             try:
                 await super().server_event(event)
                 break
-            except (
-                asyncio.CancelledError
-            ) as error:  # while it waited: once its turn has come, nothing interrupts it
+            except asyncio.CancelledError as error:  # it waited: what is dealt with is not interrupted
                 cancelled = error
         if cancelled is not None and (task := asyncio.current_task()):
-            task.cancel(
-                *cancelled.args
-            )  # again, where mitmproxy expects it: when it reads or waits for writers
+            # Once more, where mitmproxy expects it: while it reads, or waits for writers.
+            task.cancel(*cancelled.args)
 
     def _uncork(self) -> None:
         for io in self.transports.values():
