@@ -251,6 +251,17 @@ def test_keyd_paid_under_full_hardening(boots: Boots) -> None:
     assert sandbox["Seccomp"] == "2"  # filter mode
 
 
+def test_keyds_memory_is_overwritten_when_it_is_freed_and_locked_where_the_machine_lets_it(
+    boots: Boots,
+) -> None:
+    """Around this machine there is another, which may grant no unlimited memory lock; then keyd says so."""
+    journal = boots.first["watchdog"]["journal"]
+    assert "keyd.ready" in journal
+    assert "keyd.memory.not_overwritten" not in journal
+    locked = int(boots.first["sandbox"]["VmLck"].removesuffix(" kB")) > 10_000
+    assert locked is ("keyd.memory.not_locked" not in journal)
+
+
 def test_a_stopped_keyd_is_restarted_by_the_watchdog(boots: Boots) -> None:
     watchdog = boots.first["watchdog"]
     assert watchdog["restarts_while_healthy"] == "0"

@@ -345,7 +345,9 @@ def sandbox() -> dict[str, str]:
     """What the kernel says of the running keyd."""
     status = Path(f"/proc/{keyd_pid()}/status").read_text()
     fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
-    return {name: fields[name].strip() for name in ("Uid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp")}
+    return {
+        name: fields[name].strip() for name in ("Uid", "CapEff", "CapBnd", "NoNewPrivs", "Seccomp", "VmLck")
+    }
 
 
 def probes() -> dict[str, dict[str, str]]:
