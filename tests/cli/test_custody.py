@@ -9,15 +9,13 @@ import pty
 import stat
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from typing import ClassVar
 
 import pytest
 
 from keyd import api
 from keyd.cli import chain, kek_commands
 from keyd.custody.kek import Kek
+from tests.cli import json_rpc
 
 ADDRESS = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"
 USDC = "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
@@ -44,36 +42,24 @@ def passphrase_file(tmp_path):
     return file
 
 
+class Node:
+    """A server of chain 84532, what it answers, and what it was asked."""
+
+    def __init__(self):
+        self.answers = {"eth_chainId": "0x14a34", "eth_call": hex(96_850_000)}
+        self.asked = []
+        self.url = ""
+
+    def answer(self, question):
+        self.asked.append(question)
+        return json.dumps({"jsonrpc": "2.0", "id": 1, "result": self.answers[question["method"]]})
+
+
 @pytest.fixture
 def rpc():
-    """A JSON-RPC server of chain 84532 that holds what a test says."""
-
-    class Node(BaseHTTPRequestHandler):
-        answers: ClassVar = {"eth_chainId": "0x14a34", "eth_call": hex(96_850_000)}
-        asked: ClassVar = []
-
-        def do_POST(self):
-            question = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            self.asked.append(question)
-            body = json.dumps(
-                {"jsonrpc": "2.0", "id": 1, "result": self.answers[question["method"]]}
-            ).encode()
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    Node.asked.clear()
-    server = HTTPServer(("127.0.0.1", 0), Node)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    Node.url = f"http://127.0.0.1:{server.server_port}/v2/SECRET"
-    yield Node
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    node = Node()
+    with json_rpc.answering(node.answer) as node.url:
+        yield node
 
 
 # -- show -------------------------------------------------------------------------------------------------
@@ -96,7 +82,7 @@ def test_show_tells_spending_from_keyd_and_the_balance_from_the_chain(keyd, ask,
     )
     [call] = [question for question in rpc.asked if question["method"] == "eth_call"]
     assert call["params"][0] == {"to": USDC, "data": "0x70a08231" + ADDRESS[2:].lower().rjust(64, "0")}
-    assert "SECRET" not in result.out + result.err
+    assert "secret-key" not in result.out + result.err
 
 
 def test_show_without_a_server_says_how_to_name_one(keyd, ask, monkeypatch, tmp_path):
@@ -127,7 +113,7 @@ def test_a_server_that_answers_nonsense_is_no_balance(keyd, ask, rpc, answer, mo
     result = ask("wallet", "show", "main", "--rpc-url", rpc.url)
     assert result.code == 1
     assert "was not answered with a number" in result.err
-    assert "SECRET" not in result.out + result.err
+    assert "secret-key" not in result.out + result.err
 
 
 def test_a_server_that_cannot_be_reached_is_named_without_its_key(keyd, ask):

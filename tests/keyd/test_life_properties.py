@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -195,3 +196,4 @@ class PaymentLife(RuleBasedStateMachine):
 
 TestPaymentLife = PaymentLife.TestCase
 TestPaymentLife.settings = settings(max_examples=300, stateful_step_count=40, deadline=None)
+TestPaymentLife.pytestmark = [pytest.mark.timeout(600)]  # twelve thousand steps, each to the disk: 20 s alone

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import socket
 import threading
@@ -12,7 +11,6 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -36,6 +34,7 @@ from keyd.cli.doctor.network import (
     servers,
 )
 from keyd.cli.subprocesses import Done
+from tests.cli.json_rpc import answering
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 BASE = Server("eip155:8453", "https://rpc.example.com/v2/secret-key")
@@ -199,38 +198,6 @@ def test_a_server_is_of_the_right_network_and_agrees_with_the_clock(chain_id, ag
     assert "secret-key" not in f"{finding}"
 
 
-@contextmanager
-def rpc(answer) -> Iterator[str]:
-    """A server on loopback that answers with what `answer` makes of the question."""
-    listening, loop, port = threading.Event(), asyncio.new_event_loop(), []
-
-    async def handle(request: web.Request) -> web.Response:
-        return web.Response(text=answer(await request.json()), content_type="application/json")
-
-    async def serve() -> web.AppRunner:
-        app = web.Application()
-        app.router.add_post("/secret-key", handle)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        port.append(runner.addresses[0][1])
-        return runner
-
-    def live() -> None:
-        runner = loop.run_until_complete(serve())
-        listening.set()
-        loop.run_forever()
-        loop.run_until_complete(runner.cleanup())
-        loop.close()
-
-    thread = threading.Thread(target=live)
-    thread.start()
-    assert listening.wait(10)
-    yield f"http://127.0.0.1:{port[0]}/secret-key"
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
-
-
 def base(question) -> str:
     results = {
         "eth_chainId": "0x2105",
@@ -240,7 +207,7 @@ def base(question) -> str:
 
 
 def test_a_server_that_answers_is_well():
-    with rpc(base) as url:
+    with answering(base) as url:
         (finding,) = check_servers([Server("eip155:8453", url)], NOW)
     assert (finding.level, finding.message) == (Level.OK, "127.0.0.1 answers for eip155:8453")
 
@@ -258,7 +225,7 @@ def test_a_server_that_answers_is_well():
     ],
 )
 def test_a_server_that_answers_nonsense_is_a_fault_and_its_url_is_not_shown(answer):
-    with rpc(lambda question: answer) as url:
+    with answering(lambda question: answer) as url:
         (finding,) = check_servers([Server("eip155:8453", url)], NOW)
     assert (finding.level, finding.message) == (Level.FAULT, "127.0.0.1 does not answer as an RPC server")
     assert "secret-key" not in f"{finding}"
