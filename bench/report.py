@@ -127,6 +127,8 @@ def regressions(before: Report, after: Report) -> list[str]:
         earlier = known.pop((result.name, result.peer), None)
         if earlier is None:
             continue
+        if result.figures.count == 1 and result.met:
+            continue  # taken once in a run, so there is no spread to tell noise by: its target is the measure
         same_machine = _hardware(before) == _hardware(after)
         if earlier.ratio is not None and result.ratio is not None:
             pair, what = (earlier.ratio, result.ratio), f"{result.name}, ratio to {result.peer}"

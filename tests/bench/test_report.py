@@ -114,6 +114,15 @@ def test_absolute_figures_are_compared_on_the_same_machine_alone() -> None:
     )
 
 
+@pytest.mark.parametrize(("grown", "worse"), [(0.6, 0), (9.0, 1)], ids=["within its target", "beyond it"])
+def test_a_figure_that_is_taken_once_is_worse_only_if_it_misses_its_target(grown: float, worse: int) -> None:
+    def once(megabytes: float) -> Report:
+        figures = Summary(megabytes, megabytes, megabytes, megabytes, 1)
+        return changed(results=(replace(ALONE, unit="MB", figures=figures, target=at_most(8)),))
+
+    assert len(report.regressions(once(0.3), once(grown))) == worse
+
+
 def test_what_is_no_longer_measured_is_said() -> None:
     assert report.regressions(REPORT, changed(results=(ALONE, RATE))) == ["one payment: no longer measured"]
 
