@@ -28,7 +28,7 @@ ENVIRONMENT = dict(
     for line in re.findall("^Environment=(.*)$", UNIT, re.MULTILINE)
     for pair in line.split()
 )
-OF_KEK, OF_EXPORT = "of the kek: 83jkfw0b2mxc", "of the export: qnv71hd0y5ep"
+OF_KEK, OF_EXPORT, OF_BACKUP, OF_NEW_KEK = (secrets.token_hex(16) for _ in range(4))
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to read another process's memory")
 
@@ -92,7 +92,10 @@ async def test_keys_and_passphrases_are_gone_from_memory_once_they_were_used(
     assert found(keyd.pid, key) == []
     export = api.WalletExport(label="default", confirm="default", passphrase=OF_EXPORT)
     await client.wallet_export(export)
-    for secret in (key, OF_EXPORT.encode(), OF_KEK.encode()):
+    made = await client.backup(api.BackupMake(passphrase=OF_BACKUP))
+    await client.backup_part(made.id, offset=0)
+    await client.kek_rotate(api.KekRotate(passphrase=OF_NEW_KEK))
+    for secret in (key, *(text.encode() for text in (OF_KEK, OF_EXPORT, OF_BACKUP, OF_NEW_KEK))):
         assert found(keyd.pid, secret) == []
 
 
