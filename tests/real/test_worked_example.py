@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(300)]
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/worked-example.md").read_text("utf-8")
@@ -31,7 +31,7 @@ def test_an_agent_that_does_all_that_a_page_says_gets_what_it_was_given_and_no_m
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=240,
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
