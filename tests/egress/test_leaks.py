@@ -88,7 +88,7 @@ async def test_cancelled_http2_streams_leave_nothing_on_a_living_connection(worl
 
 
 LARGE = 300 * MIB
-PAID = int(os.environ.get("PAID_REQUESTS", "1200"))
+PAID = int(os.environ.get("PAID_REQUESTS", "800"))
 RESIDENT = 92 * MIB
 """Egress starts with 75 of them, and has promised to stay below 100."""
 
