@@ -103,7 +103,7 @@ def test_without_anybody_to_ask_the_way_out_is_named(monkeypatch: pytest.MonkeyP
 
 
 def test_on_a_terminal_it_is_asked_for_and_not_shown() -> None:
-    program = "from keyd import passphrase; print(len(passphrase.ask(None, {})))"
+    program = "from keyd.custody import passphrase; print(len(passphrase.ask(None, {})))"
     terminal, child_side = pty.openpty()
     shell = ["setsid", "--ctty", "--wait", sys.executable, "-c", program]
     with subprocess.Popen(shell, stdin=child_side, stdout=child_side, stderr=child_side) as child:
