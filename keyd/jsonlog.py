@@ -83,6 +83,6 @@ def configure() -> None:
             line(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, Patient(sys.stderr))),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, Patient(sys.stderr))),
         cache_logger_on_first_use=True,
     )

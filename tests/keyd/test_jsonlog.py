@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 
@@ -31,6 +32,15 @@ def test_a_log_is_one_json_object_a_line() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=30, check=True)
     [line] = done.stderr.splitlines()
     assert line.startswith(b'{"event": "a\\nb"'.replace(b"\n", b"\\n"))
+
+
+def test_a_line_is_written_in_one_piece_because_several_processes_may_share_the_stream() -> None:
+    program = "import structlog; from keyd import logs; logs.configure(); structlog.get_logger('x').info('a')"
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with here, there:
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        subprocess.run([sys.executable, "-c", program], stderr=there, env=environment, timeout=30, check=True)
+        assert here.recv(65536).endswith(b"}\n")
 
 
 LEVELS = (
