@@ -7,8 +7,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from egress.destinations import AllowedPrivate, normal_host
-from egress.proxy_address import ProxyAddress
+from egress.reach.destinations import AllowedPrivate, normal_host
+from egress.reach.proxy_address import ProxyAddress
 from keyd.api import DEFAULT_SOCKET, SESSION_USER, CallerName, Hex32
 from keyd.configfile import TomlSettings
 from keyd.domains import DomainPattern

@@ -10,7 +10,7 @@ import structlog
 from mitmproxy import http
 from mitmproxy.connection import Client
 
-from egress.exchange import EGRESS_HEADER, Exchange
+from egress.paying.exchange import EGRESS_HEADER, Exchange
 from keyd.reasons import Reason
 
 ANSWERED: Final = 32

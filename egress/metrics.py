@@ -19,7 +19,7 @@ from prometheus_client import (
     generate_latest,
 )
 
-from egress.exchange import EGRESS_HEADER, Exchange
+from egress.paying.exchange import EGRESS_HEADER, Exchange
 from keyd.reasons import Reason
 
 CONNECT_BUCKETS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)

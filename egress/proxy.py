@@ -19,27 +19,28 @@ from mitmproxy.master import Master
 from mitmproxy.options import Options
 from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
 
-from egress import headers, http1, http2, trust
-from egress.addon import X402Addon
-from egress.buyer import Buyer
+from egress.callers.identity import Identity
 from egress.config import EgressSettings
 from egress.connections import ConnectionLimit
-from egress.destinations import AllowedDomains, AllowedPrivate
-from egress.guard import Guard
-from egress.handler import install as install_handler
-from egress.identity import Identity
-from egress.layers import PayNextLayer
 from egress.listener import metrics_listener
-from egress.lookups import THREADS, Lookups
 from egress.metrics import Metrics, MetricsAddon
 from egress.parent import end_with
-from egress.payer import Payer
-from egress.policy import PayablePolicy
-from egress.proxy_address import ProxyAddress
-from egress.room import Room
-from egress.server import Proxyserver
+from egress.paying.addon import X402Addon
+from egress.paying.buyer import Buyer
+from egress.paying.payer import Payer
+from egress.paying.policy import PayablePolicy
+from egress.paying.room import Room
+from egress.reach import trust
+from egress.reach.destinations import AllowedDomains, AllowedPrivate
+from egress.reach.guard import Guard
+from egress.reach.lookups import THREADS, Lookups
+from egress.reach.proxy_address import ProxyAddress
+from egress.reach.upstream import UpstreamProxy
+from egress.stack import headers, http1, http2
+from egress.stack.handler import install as install_handler
+from egress.stack.layers import PayNextLayer
+from egress.stack.server import Proxyserver
 from egress.status import Status
-from egress.upstream import UpstreamProxy
 from keyd.api import Origin
 from keyd.client import KeydClient
 from keyd.service_manager import Notifier

@@ -15,17 +15,18 @@ from typing import Any, Final
 import structlog
 import tomli_w
 
-from keyd import api, facts, proposals
+from keyd import api
 from keyd.api import Role
 from keyd.core.overrides import Document, Overrides, apply, beyond, wider
 from keyd.core.policy import Deny
 from keyd.domains import DomainPattern
-from keyd.facts import Kind
 from keyd.files import write_private
-from keyd.floods import Flood
 from keyd.peer import Peer
-from keyd.policies import Policies
 from keyd.reasons import Reason
+from keyd.record import facts, proposals
+from keyd.record.facts import Kind
+from keyd.record.floods import Flood
+from keyd.record.policies import Policies
 from ledger.log import Ledger
 from ledger.transaction import Transaction
 

@@ -17,7 +17,7 @@ from keyd.custody.rotation import Rotation
 from keyd.custody.wallets import Custody
 from keyd.heads import Heads
 from keyd.peer import Roles
-from keyd.policies import Policies
+from keyd.record.policies import Policies
 from keyd.server import Server
 from keyd.service import Service
 from ledger.log import Ledger

@@ -15,8 +15,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from keyd import payments, proposals, standing
-from keyd.policies import Policies
+from keyd.record import payments, proposals, standing
+from keyd.record.policies import Policies
 from ledger.log import Ledger
 from ledger.states import State
 

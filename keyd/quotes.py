@@ -6,13 +6,14 @@ import hashlib
 import sqlite3
 from typing import Final
 
-from keyd import api, payments, standing
+from keyd import api
 from keyd.core.assets import AssetTable
 from keyd.core.intent import Intent, read_terms
 from keyd.core.money import format_token_amount, format_usd
 from keyd.core.offers import Offer
 from keyd.core.policy import Allow, Deny, Policy, admit, cheapest, decide
 from keyd.custody.keystore import Payer
+from keyd.record import payments, standing
 
 QUOTES_PER_MINUTE: Final = 240
 """Of one user. A page of a marketplace asks for twenty at once; a loop must not keep the writer waiting."""

@@ -17,13 +17,14 @@ from keyd import api
 from keyd.admin import Admin
 from keyd.custody.backup import Backups
 from keyd.custody.rotation import Rotation
-from keyd.floods import Flood
 from keyd.heads import Heads
 from keyd.http.messages import Handlers, Refused, Request, Response, refusal, respond
-from keyd.looks import Looks
 from keyd.metrics import ANSWERED, CONTENT_TYPE, Metrics
 from keyd.peer import Roles
 from keyd.reasons import Reason
+from keyd.record.floods import Flood
+from keyd.record.looks import Looks
+from keyd.record.sessions import Sessions
 from keyd.routes.backup import BackupRoutes
 from keyd.routes.ledger import LedgerRoutes
 from keyd.routes.payments import PaymentRoutes
@@ -32,7 +33,6 @@ from keyd.routes.sessions import SessionRoutes
 from keyd.routes.signin import SignInRoutes
 from keyd.routes.wallets import WalletRoutes
 from keyd.service import Service
-from keyd.sessions import Sessions
 from keyd.signins import SignIns
 from keyd.views import Views
 from ledger.errors import LedgerError

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from keyd import api, payments, quotes, records, standing
+from keyd import api, quotes
 from keyd.core import eip3009, evidence
 from keyd.core.eip3009 import Authorization
 from keyd.core.evidence import Signed
@@ -20,12 +20,13 @@ from keyd.core.offers import Offer
 from keyd.core.policy import Allow, Deny, Policy, Standing, admit, choose, decide, same_terms
 from keyd.custody.keystore import Payer
 from keyd.custody.wallets import Custody
-from keyd.floods import Flood
-from keyd.payments import Payment
 from keyd.peer import Peer
-from keyd.policies import Policies
 from keyd.reasons import Reason
-from keyd.turns import Turns
+from keyd.record import payments, records, standing
+from keyd.record.floods import Flood
+from keyd.record.payments import Payment
+from keyd.record.policies import Policies
+from keyd.record.turns import Turns
 from ledger.log import Ledger
 from ledger.transaction import Transaction
 

@@ -10,16 +10,17 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any, Final
 
-from keyd import api, facts, payments, standing
+from keyd import api
 from keyd.core import siwe
 from keyd.core.intent import UNKNOWN_CALLER, Intent
 from keyd.core.policy import Deny, Policy, admit
 from keyd.core.siwe import SignIn
 from keyd.custody.keystore import Payer
-from keyd.facts import Kind
-from keyd.floods import Flood
 from keyd.peer import Peer
 from keyd.reasons import Reason
+from keyd.record import facts, payments, standing
+from keyd.record.facts import Kind
+from keyd.record.floods import Flood
 from keyd.service import Service
 from ledger.transaction import Transaction
 

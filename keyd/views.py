@@ -6,13 +6,14 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any, Final
 
-from keyd import api, facts, payments, proposals
+from keyd import api
 from keyd.core.assets import Asset, AssetTable
 from keyd.core.money import format_token_amount, format_usd
 from keyd.core.policy import Policy
-from keyd.facts import Kind
-from keyd.payments import Payment
-from keyd.policies import Policies
+from keyd.record import facts, payments, proposals
+from keyd.record.facts import Kind
+from keyd.record.payments import Payment
+from keyd.record.policies import Policies
 from ledger.entry import Entry
 from ledger.log import Ledger
 

@@ -63,7 +63,7 @@ class SignRequest(Message):
     """`POST /x402/sign`, full form: a 402 was received, may it be paid?
 
     `fingerprint` identifies the request that would be repeated: SHA-256 over method, URL and body
-    (`egress.fingerprint`). `intent` is the application's own key (`X-402-Intent`), which separates
+    (`egress.wire.fingerprint`). `intent` is the application's own key (`X-402-Intent`), which separates
     requests that are otherwise the same. `offers` are the entries of `accepts`, as received.
     """
 

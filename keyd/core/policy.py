@@ -150,7 +150,7 @@ class Standing:
     pinned_price: int | None = None
     """Micro-USD of the first payment for this method and path; None: never paid for."""
     session: SessionStanding | None = None
-    """None: the intent names none, or one that its caller may not use (`keyd.sessions.standing`)."""
+    """None: the intent names none, or one that its caller may not use (`keyd.record.sessions.standing`)."""
     approved: frozenset[str] = frozenset()
     """Ids (`approval_id`) that a person has approved and that were not used up."""
 

@@ -18,15 +18,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
-from keyd import facts
 from keyd.config import Settings
 from keyd.custody.backup import BESIDE, CONFIG, HEAD_KEY, LEDGER, MANIFEST, VERSION
 from keyd.custody.headkey import HeadKeyFile
 from keyd.custody.kek import Kek
 from keyd.custody.keystore import Keystore, WalletMissing, WalletUnreadable
 from keyd.custody.stream import OpeningReader, StreamError
-from keyd.facts import Kind
 from keyd.files import make_private_directory, sync_directory
+from keyd.record import facts
+from keyd.record.facts import Kind
 from ledger import kept, store
 from ledger.chain import Head
 from ledger.errors import LedgerError

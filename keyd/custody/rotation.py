@@ -21,16 +21,17 @@ from typing import Any
 
 import structlog
 
-from keyd import api, facts
+from keyd import api
 from keyd.core.policy import Deny
 from keyd.custody.headkey import HeadKeyFile
 from keyd.custody.kek import KEK_BYTES, Kek, Source
 from keyd.custody.kek import Kind as SourceKind
 from keyd.custody.keystore import WalletMissing, WalletUnreadable
 from keyd.custody.wallets import Custody
-from keyd.facts import Kind
 from keyd.peer import Peer
 from keyd.reasons import Reason
+from keyd.record import facts
+from keyd.record.facts import Kind
 from ledger.errors import LedgerError
 from ledger.log import Ledger
 from ledger.transaction import Transaction

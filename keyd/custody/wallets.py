@@ -14,14 +14,15 @@ from typing import Any, Final
 
 import structlog
 
-from keyd import api, facts, payments
+from keyd import api
 from keyd.core.policy import Deny
 from keyd.custody import ethkeystore
 from keyd.custody.keystore import Keystore, Payer, WalletExists, WalletInfo, WalletMissing, WalletUnreadable
 from keyd.custody.secret import Secret
-from keyd.facts import Kind
 from keyd.peer import Peer
 from keyd.reasons import Reason
+from keyd.record import facts, payments
+from keyd.record.facts import Kind
 from ledger.log import Ledger
 from ledger.transaction import Transaction
 

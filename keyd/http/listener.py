@@ -9,12 +9,12 @@ from typing import Final
 
 import structlog
 
-from keyd.floods import Flood
 from keyd.http.connection import Answer, Connection
 from keyd.http.messages import Refused
 from keyd.http.quotas import Place, Quotas
 from keyd.peer import Peer, peer_of
 from keyd.reasons import Reason
+from keyd.record.floods import Flood
 
 BACKLOG: Final = 1024
 """Connections that wait to be accepted. Who overruns its share is turned away quickly, but must not fill the queue."""

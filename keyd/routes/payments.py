@@ -14,8 +14,8 @@ from keyd.core.intent import Intent, from_flat, from_request
 from keyd.core.money import format_token_amount, format_usd
 from keyd.core.policy import Deny
 from keyd.http.messages import Handlers, Refused, Request, Response, first_mistake, number, parse, respond
-from keyd.looks import Looks
 from keyd.reasons import Reason
+from keyd.record.looks import Looks
 from keyd.service import Authorized, Service
 from keyd.views import Views
 

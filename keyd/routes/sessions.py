@@ -7,13 +7,13 @@ from collections.abc import Callable
 from keyd import api, quotes
 from keyd.api import Role
 from keyd.core.policy import Deny
-from keyd.floods import Flood
 from keyd.http.messages import Handlers, Refused, Request, Response, parse, respond
-from keyd.looks import Looks
 from keyd.peer import Roles
 from keyd.reasons import Reason
+from keyd.record.floods import Flood
+from keyd.record.looks import Looks
+from keyd.record.sessions import Sessions
 from keyd.service import Service
-from keyd.sessions import Sessions
 
 
 class SessionRoutes:

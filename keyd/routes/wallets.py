@@ -12,8 +12,8 @@ from keyd.custody.keystore import parse_private_key
 from keyd.custody.rotation import Rotation
 from keyd.custody.wallets import Custody
 from keyd.http.messages import Handlers, Refused, Request, Response, parse, respond
-from keyd.looks import Looks
 from keyd.reasons import Reason
+from keyd.record.looks import Looks
 from keyd.views import Views
 
 _STATUS = {

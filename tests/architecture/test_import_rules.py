@@ -17,7 +17,11 @@ ROOT = Path(__file__).resolve().parents[2]
 RULES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
 
 OFFENCES = {
-    "egress knows keyd by its socket contract alone": ("egress/addon.py", "keyd.custody.keystore"),
+    "egress knows keyd by its socket contract alone": ("egress/paying/addon.py", "keyd.custody.keystore"),
+    "within egress, the protocol stack asks what is paid, that asks who and where, and the wire format asks nobody": (
+        "egress/wire/sse.py",
+        "egress.paying.room",
+    ),
     "reconcile knows keyd by its socket contract alone": ("reconcile/reconciler.py", "ledger.log"),
     "the bridge knows keyd by its socket contract alone": ("bridge/tools.py", "keyd.config"),
     "keyd knows no bridge, but for the marketplace that keyctl shows": ("keyd/server.py", "bridge.untrusted"),
@@ -39,7 +43,10 @@ OFFENCES = {
         "keyd/http/listener.py",
         "aiohttp",
     ),
-    "nothing that is installed leans on tests, demo, bench or tools": ("egress/addon.py", "demo.seller"),
+    "nothing that is installed leans on tests, demo, bench or tools": (
+        "egress/paying/addon.py",
+        "demo.seller",
+    ),
 }
 """Rule → where an import is put that breaks it, and no other."""
 
@@ -121,5 +128,5 @@ def test_every_module_that_calls_itself_pure_is_under_the_rule() -> None:
         for file in files
         if re.search(r"\bPure\b", ast.get_docstring(ast.parse(file.read_text())) or "")
     }
-    assert "egress.x402" in claims
+    assert "egress.wire.x402" in claims
     assert [name for name in sorted(claims) if not any(f"{name}.".startswith(f"{m}.") for m in listed)] == []

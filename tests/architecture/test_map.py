@@ -19,9 +19,9 @@ def test_every_place_that_is_named_exists(path: str) -> None:
     assert (ROOT / path).is_dir() if path.endswith("/") else (ROOT / path).is_file()
 
 
-def test_every_room_and_every_room_within_keyd_is_on_the_map() -> None:
+def test_every_room_and_every_room_within_one_is_on_the_map() -> None:
     packages = [init.parent for init in ROOT.glob("*/__init__.py")] + [
-        init.parent for init in (ROOT / "keyd").glob("*/__init__.py")
+        init.parent for room in ("keyd", "egress") for init in (ROOT / room).glob("*/__init__.py")
     ]
     folders = {f"{package.relative_to(ROOT)}/" for package in packages} - {"tests/"}
     assert folders >= {"egress/", "keyd/core/"}

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.terms import MAX_DEPTH, loads, read_terms
-from egress import x402
+from egress.wire import x402
 
 OFFER = {"scheme": "exact", "network": "eip155:8453", "amount": "1", "description": "words"}
 JSON = st.recursive(

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from keyd import api, payments, proposals
+from keyd import api
 from keyd.core import eip3009, evidence, policy
 from keyd.core.intent import Intent, from_request
 from keyd.core.policy import Allow, BudgetRule, Deny, Pin, Policy, SessionStanding, Spent, Standing, decide
 from keyd.domains import DomainPattern
+from keyd.record import payments, proposals
 from ledger import states
 from tests.keyd.conftest import PAYER, POLICY, SELLER, USDC, offer, sign_request
 

@@ -11,7 +11,8 @@ import sys
 import pytest
 from pydantic import BaseModel
 
-from keyd import api, proposals
+from keyd import api
+from keyd.record import proposals
 from tests.cli.views import POLICY, PROPOSAL, WIDER
 
 APPLIED = api.PolicyChanged(applied=True)

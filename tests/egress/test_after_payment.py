@@ -101,7 +101,7 @@ async def test_a_new_connection_that_proves_another_origin_is_not_paid(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = api.Origin(scheme="http", host="other.example", port=80)
-    monkeypatch.setattr("egress.paystream.connected_origin", lambda _: other)
+    monkeypatch.setattr("egress.stack.paystream.connected_origin", lambda _: other)
     async with world.serving(SELLER) as upstream, world.app(upstream) as app:
         answer = await app.get()
     assert (answer.status, answer.get("X-402-Egress")) == (402, "rejected; reason=upstream_lost")
@@ -228,7 +228,7 @@ async def test_the_next_identical_request_waits_for_the_outcome_of_the_first(wor
 async def test_a_report_that_is_lost_on_the_way_is_sent_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("egress.payer.REPORT_RETRY_DELAYS_S", (0.0, 0.0))
+    monkeypatch.setattr("egress.paying.payer.REPORT_RETRY_DELAYS_S", (0.0, 0.0))
     world.keyd.outcome_failures = 2
     async with world.serving(SELLER) as upstream, world.app(upstream) as app:
         assert (await app.get()).status == 200

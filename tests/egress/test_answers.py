@@ -132,7 +132,7 @@ async def test_a_402_that_is_too_large_streams_through_unpaid(world: World) -> N
 async def test_a_402_that_drips_is_passed_on_after_a_while(
     world: World, monkeypatch: pytest.MonkeyPatch, tls: bool
 ) -> None:
-    monkeypatch.setattr("egress.paystream.HOLD_LIMIT_S", 0.05)
+    monkeypatch.setattr("egress.stack.paystream.HOLD_LIMIT_S", 0.05)
     more = asyncio.Event()
 
     async def script(connection: Connection) -> None:

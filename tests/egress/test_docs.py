@@ -9,9 +9,10 @@ from pathlib import Path
 from mitmproxy import http
 from pydantic import BaseModel
 
-from egress import paystream, policy, steering
 from egress.config import EgressSettings
-from egress.steering import Wishes
+from egress.paying import policy, steering
+from egress.paying.steering import Wishes
+from egress.stack import paystream
 from keyd.core.applimits import AppLimits
 from keyd.reasons import Reason
 

@@ -7,8 +7,8 @@ import tracemalloc
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.exchange import BodyCopy
-from egress.room import Room
+from egress.paying.exchange import BodyCopy
+from egress.paying.room import Room
 from keyd.reasons import Reason
 
 

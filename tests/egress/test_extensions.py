@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress import extensions, x402
+from egress.wire import extensions, x402
 from tests.egress.conftest import World
 from tests.egress.support.keyd import reply_to
 from tests.egress.support.upstream import selling

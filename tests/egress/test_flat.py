@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from egress import x402
-from egress.x402 import X402Error
+from egress.wire import x402
+from egress.wire.x402 import X402Error
 from keyd import api
 from tests.egress.conftest import RunEgress, World
 from tests.egress.support.client import App

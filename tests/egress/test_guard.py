@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from egress.destinations import AllowedDomains, AllowedPrivate, is_private
+from egress.reach.destinations import AllowedDomains, AllowedPrivate, is_private
 from tests.egress.conftest import RunEgress
 from tests.egress.support.client import App
 from tests.egress.support.upstream import Upstream, selling, serving
@@ -137,7 +137,7 @@ async def test_a_guard_that_fails_lets_nobody_through(
         raise RuntimeError("a host that nobody thought of")
 
     async with run_egress() as egress, serving(FREE) as upstream, App(egress.address, upstream) as app:
-        monkeypatch.setattr("egress.guard.covered", fail)
+        monkeypatch.setattr("egress.reach.guard.covered", fail)
         assert (await app.get()).status == 502
     assert upstream.connections == 0
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from mitmproxy import http
 from mitmproxy.coretypes.multidict import MultiDict
 
-from egress import headers
+from egress.stack import headers
 
 NAMES = st.sampled_from([b"Host", b"host", b"HOST", b"x-402-max", b"\xff\xfeOdd", b""])
 FIELDS = st.lists(st.tuples(NAMES, st.binary(max_size=8)), max_size=5).map(tuple)

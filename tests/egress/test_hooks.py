@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from mitmproxy.proxy import commands, events, layer
 
-from egress.hooks import HookedLayer, Hooks
+from egress.stack.hooks import HookedLayer, Hooks
 
 
 @dataclass

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import pytest
 
-from egress import netlink
-from egress.netlink import NetlinkUnavailable, Owner
+from egress.callers import netlink
+from egress.callers.netlink import NetlinkUnavailable, Owner
 from keyd.api import Caller
 from tests.egress.conftest import RunEgress, World
 from tests.egress.support.client import App

@@ -8,8 +8,8 @@ import pytest
 from mitmproxy import http
 from mitmproxy.connection import Server
 
-from egress.destinations import origin_of
-from egress.origin import connected_origin, names_origin
+from egress.paying.origin import connected_origin, names_origin
+from egress.reach.destinations import origin_of
 from keyd.api import Origin
 from tests.egress.conftest import Pki, RunEgress
 from tests.egress.support.client import App
@@ -93,7 +93,7 @@ async def test_the_policy_is_followed_without_a_restart(
 async def test_the_policy_is_polled(
     run_egress: RunEgress, keyd: FakeKeyd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("egress.policy.POLL_INTERVAL_S", 0.01)
+    monkeypatch.setattr("egress.paying.policy.POLL_INTERVAL_S", 0.01)
     async with run_egress():
         keyd.policy_asked.clear()
         await keyd.policy_asked.wait()

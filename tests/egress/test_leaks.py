@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from egress.paystream import PayStream
+from egress.stack.paystream import PayStream
 from tests.egress.conftest import World
 from tests.egress.support.client import App
 from tests.egress.support.http2 import Http2App, Stream, serving_http2

@@ -10,8 +10,8 @@ import pytest
 from mitmproxy.connection import Client, Server
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
-from egress import lookups
-from egress.lookups import PER_CALLER, THREADS, Lookups
+from egress.reach import lookups
+from egress.reach.lookups import PER_CALLER, THREADS, Lookups
 from tests.egress.conftest import RunEgress
 from tests.egress.support.client import App
 from tests.egress.support.upstream import Upstream

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress import mcp
-from egress.sse import EventStream
+from egress.wire import mcp
+from egress.wire.sse import EventStream
 
 OFFER = {"scheme": "exact", "network": "eip155:84532", "amount": "1000", "asset": "0x0", "payTo": "0x1"}
 TERMS = {"x402Version": 2, "accepts": [OFFER], "resource": {"url": "mcp://tool/weather"}, "error": "pay"}

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from egress import mcp
-from egress.sse import EventStream
+from egress.wire import mcp
+from egress.wire.sse import EventStream
 from keyd import api
 from tests.egress.conftest import RunEgress, World
 from tests.egress.support.client import App
@@ -385,7 +385,7 @@ async def test_a_call_that_was_answered_in_the_same_stream_is_not_paid(world: Wo
 async def test_a_server_that_keeps_the_stream_open_after_its_terms_is_not_waited_for(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("egress.mcpstream.HOLD_LIMIT_S", 0.05)
+    monkeypatch.setattr("egress.stack.mcpstream.HOLD_LIMIT_S", 0.05)
     got_terms = asyncio.Event()
 
     async def script(connection: Connection) -> None:

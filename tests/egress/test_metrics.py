@@ -84,7 +84,7 @@ async def test_payments_and_refusals_are_counted_by_outcome_and_reason(
 async def test_a_report_that_keyd_never_got_is_counted(
     run_egress: RunEgress, keyd: FakeKeyd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("egress.payer.REPORT_RETRY_DELAYS_S", ())
+    monkeypatch.setattr("egress.paying.payer.REPORT_RETRY_DELAYS_S", ())
     keyd.outcome_failures = 1
     async with serving(SELLER) as upstream, run_egress() as egress:
         async with App(egress.address, upstream) as app:

@@ -24,49 +24,58 @@ from mitmproxy.proxy import layer, mode_servers, server
 from mitmproxy.proxy.layers import http, tcp
 from mitmproxy.proxy.layers.http import _http1, _http2, _http_h2
 
-from egress.last_words import LastWordsReader
 from egress.left_out import EMPTIED
+from egress.stack.last_words import LastWordsReader
 
 RELIED_ON: dict[str, tuple[Callable[..., Any] | type, str]] = {
-    "egress/paystream.py (states, check_killed, flow_done)": (http.HttpStream, "baaac4f7cdb3"),
-    "egress/paystream.py, egress/layers.py (streams, connections, reuse)": (http.HttpLayer, "8da4a8a48e63"),
-    "egress/http1.py (Http1Client and Http1Server are created here)": (http.HttpClient, "8401d422afda"),
-    "egress/http1.py (read_body, send, mark_done)": (_http1.Http1Connection, "c0675638b075"),
-    "egress/http1.py (read_headers towards servers)": (_http1.Http1Client, "706b7a68f280"),
-    "egress/http1.py (read_headers towards applications)": (_http1.Http1Server, "cc8428d0bb6f"),
-    "egress/http2.py, egress/paystream.py (stream ids)": (_http2.Http2Client, "a113056f7d2b"),
-    "egress/http2.py (acknowledgements, send_data)": (_http2.Http2Connection, "f18f3940fd55"),
-    "egress/http2.py (stream_buffers, windows)": (_http_h2.BufferedH2Connection, "f983b7220f47"),
-    "egress/handler.py (handle_connection, drain_writers, handle_hook)": (
+    "egress/stack/paystream.py (states, check_killed, flow_done)": (http.HttpStream, "baaac4f7cdb3"),
+    "egress/stack/paystream.py, egress/stack/layers.py (streams, connections, reuse)": (
+        http.HttpLayer,
+        "8da4a8a48e63",
+    ),
+    "egress/stack/http1.py (Http1Client and Http1Server are created here)": (http.HttpClient, "8401d422afda"),
+    "egress/stack/http1.py (read_body, send, mark_done)": (_http1.Http1Connection, "c0675638b075"),
+    "egress/stack/http1.py (read_headers towards servers)": (_http1.Http1Client, "706b7a68f280"),
+    "egress/stack/http1.py (read_headers towards applications)": (_http1.Http1Server, "cc8428d0bb6f"),
+    "egress/stack/http2.py, egress/stack/paystream.py (stream ids)": (_http2.Http2Client, "a113056f7d2b"),
+    "egress/stack/http2.py (acknowledgements, send_data)": (_http2.Http2Connection, "f18f3940fd55"),
+    "egress/stack/http2.py (stream_buffers, windows)": (_http_h2.BufferedH2Connection, "f983b7220f47"),
+    "egress/stack/handler.py (handle_connection, drain_writers, handle_hook)": (
         mode_servers.ProxyConnectionHandler,
         "10e340d70b3f",
     ),
-    "egress/layers.py (choice of layers)": (next_layer.NextLayer, "f1d53b3127c3"),
-    "egress/paystream.py (blocking hooks, queued events)": (layer.Layer, "e98dedd896fb"),
-    "egress/guard.py (hook and connect in one task), egress/hooks.py (server_event), egress/proxy.py": (
+    "egress/stack/layers.py (choice of layers)": (next_layer.NextLayer, "f1d53b3127c3"),
+    "egress/stack/paystream.py (blocking hooks, queued events)": (layer.Layer, "e98dedd896fb"),
+    "egress/reach/guard.py (hook and connect in one task), egress/stack/hooks.py (server_event), egress/proxy.py": (
         server.ConnectionHandler,
         "f7209a1273f3",
     ),
-    "egress/server.py (setup_servers), egress/proxy.py (connections)": (
+    "egress/stack/server.py (setup_servers), egress/proxy.py (connections)": (
         proxyserver.Proxyserver,
         "274ee0764207",
     ),
     "egress/proxy.py (run)": (master.Master, "e466d3e6ff59"),
-    "egress/server.py (_servers, handle_stream)": (mode_servers.AsyncioServerInstance, "d565bfefd6af"),
-    "egress/server.py (_instances, update)": (proxyserver.Servers, "6c950fbed489"),
-    "egress/origin.py (SNI is what is verified)": (tlsconfig.TlsConfig.tls_start_server, "2e2dc9c25670"),
-    "egress/trust.py (names of the files)": (certs.CertStore.from_store, "202a158d9075"),
-    "egress/hooks.py (chain, what a hook does)": (addonmanager.AddonManager, "6be8dc580f5c"),
-    "egress/handler.py (__post_init__ checks types and nothing else)": (
+    "egress/stack/server.py (_servers, handle_stream)": (mode_servers.AsyncioServerInstance, "d565bfefd6af"),
+    "egress/stack/server.py (_instances, update)": (proxyserver.Servers, "6c950fbed489"),
+    "egress/paying/origin.py (SNI is what is verified)": (
+        tlsconfig.TlsConfig.tls_start_server,
+        "2e2dc9c25670",
+    ),
+    "egress/reach/trust.py (names of the files)": (certs.CertStore.from_store, "202a158d9075"),
+    "egress/stack/hooks.py (chain, what a hook does)": (addonmanager.AddonManager, "6be8dc580f5c"),
+    "egress/stack/handler.py (__post_init__ checks types and nothing else)": (
         mitmproxy.http.MessageData,
         "bad2ea9a351a",
     ),
-    "egress/headers.py (get_all, get, __contains__)": (mitmproxy.http.Headers, "947aa0298abd"),
-    "egress/handler.py (disarm), egress/proxy.py (last_activity)": (server.TimeoutWatchdog, "95c9f187c70d"),
-    "egress/http2.py (pieces in stream_buffers)": (_http_h2.SendH2Data, "1a91df2df80f"),
-    "egress/http1.py (trailers in EndOfMessage)": (h11._readers.ChunkedReader, "4d2629eeaaf3"),
-    "egress/http1.py (maybe_extract_lines, +=)": (h11._receivebuffer.ReceiveBuffer, "108c4355eb3b"),
-    "egress/addon.py (tcp_message, messages)": (tcp.TCPLayer, "5e842b94cd44"),
+    "egress/stack/headers.py (get_all, get, __contains__)": (mitmproxy.http.Headers, "947aa0298abd"),
+    "egress/stack/handler.py (disarm), egress/proxy.py (last_activity)": (
+        server.TimeoutWatchdog,
+        "95c9f187c70d",
+    ),
+    "egress/stack/http2.py (pieces in stream_buffers)": (_http_h2.SendH2Data, "1a91df2df80f"),
+    "egress/stack/http1.py (trailers in EndOfMessage)": (h11._readers.ChunkedReader, "4d2629eeaaf3"),
+    "egress/stack/http1.py (maybe_extract_lines, +=)": (h11._receivebuffer.ReceiveBuffer, "108c4355eb3b"),
+    "egress/paying/addon.py (tcp_message, messages)": (tcp.TCPLayer, "5e842b94cd44"),
 }
 
 
@@ -86,12 +95,12 @@ def test_the_private_parts_of_mitmproxy_are_those_that_were_read(user: str) -> N
 
 def test_the_private_part_of_h2_is_the_one_that_was_read() -> None:
     assert digest(h2.connection.H2Connection._receive_goaway_frame) == "de018f94938e", (
-        f"h2 {version('h2')} reads GOAWAY otherwise than 4.3.0. Read it against egress/http2.py."
+        f"h2 {version('h2')} reads GOAWAY otherwise than 4.3.0. Read it against egress/stack/http2.py."
     )
 
 
 async def test_the_private_parts_of_asyncio_are_where_last_words_looks_for_them() -> None:
-    """egress/last_words.py. The source differs between versions of Python, so what it does is looked at."""
+    """egress/stack/last_words.py. The source differs between versions of Python, so what it does is looked at."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         reader, writer = await asyncio.open_connection(sock=ours)
@@ -139,6 +148,8 @@ async def test_the_buffers_of_asyncio_that_are_looked_into_are_there() -> None:
     reader = asyncio.StreamReader()
     reader.feed_data(b"last words")
     reader.set_exception(ConnectionResetError())
-    assert LastWordsReader(reader)._rest() == b"last words", "StreamReader._buffer: egress/last_words.py"
+    assert LastWordsReader(reader)._rest() == b"last words", (
+        "StreamReader._buffer: egress/stack/last_words.py"
+    )
     with socket.socket() as sock:
-        assert TransportSocket(sock)._sock is sock, "TransportSocket._sock: egress/last_words.py"
+        assert TransportSocket(sock)._sock is sock, "TransportSocket._sock: egress/stack/last_words.py"

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress import identity, processes
-from egress.netlink import Owner, decode_answer, encode_question, socket_owner
+from egress.callers import identity, processes
+from egress.callers.netlink import Owner, decode_answer, encode_question, socket_owner
 
 
 @pytest.fixture(

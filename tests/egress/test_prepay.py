@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from mitmproxy import http
 
-from egress.prepay import FRESH_S, MAX_REMEMBERED, MAX_TERMS, Prepayments
-from egress.x402 import PaymentRequired
+from egress.paying.prepay import FRESH_S, MAX_REMEMBERED, MAX_TERMS, Prepayments
+from egress.wire.x402 import PaymentRequired
 from keyd import api
 from tests.egress.conftest import Pki, RunEgress, World
 from tests.egress.support.client import App

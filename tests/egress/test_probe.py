@@ -158,7 +158,7 @@ async def test_a_probe_that_is_lost_leaves_the_application_its_own_402(
 async def test_a_probe_that_is_never_answered_is_given_up(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("egress.paystream.HOLD_LIMIT_S", 0.05)
+    monkeypatch.setattr("egress.stack.paystream.HOLD_LIMIT_S", 0.05)
 
     async def script(connection: Connection) -> None:
         await connection.request()

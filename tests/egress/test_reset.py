@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from egress.last_words import SEND_FAILED, LastWordsReader
+from egress.stack.last_words import SEND_FAILED, LastWordsReader
 from tests.egress.conftest import World
 from tests.egress.support.upstream import Connection
 from tests.egress.support.wire import paid_answer, payment_required, response

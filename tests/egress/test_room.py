@@ -8,8 +8,8 @@ import pytest
 from mitmproxy.connection import Client
 
 from egress.connections import ANSWERED, ConnectionLimit
+from egress.paying.room import Room
 from egress.proxy import Egress
-from egress.room import Room
 from tests.egress.conftest import Pki, RunEgress
 from tests.egress.support.client import App
 from tests.egress.support.keyd import FakeKeyd, refusal

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from egress import signin
-from egress.signin import challenge
+from egress.wire import signin
+from egress.wire.signin import challenge
 from tests.egress.conftest import World
 from tests.egress.support.keyd import SIGNATURE
 from tests.egress.support.upstream import Connection, Script, Upstream

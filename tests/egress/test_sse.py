@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress.sse import EventStream
+from egress.wire.sse import EventStream
 
 LINES = st.sampled_from(
     [b"data: a", b"data:b", b"event: message", b"event: ping", b"id: 1", b": comment", b""]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from mitmproxy import http
 
-from egress.steering import Wishes, strip
+from egress.paying.steering import Wishes, strip
 from keyd.reasons import Reason
 from tests.egress.conftest import World
 from tests.egress.support.upstream import selling

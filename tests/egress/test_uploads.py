@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from mitmproxy import http
 
-from egress import addon
+from egress.paying import addon
 from egress.proxy import Egress
 from tests.egress.conftest import Pki, RunEgress, World
 from tests.egress.support.client import App
@@ -160,7 +160,7 @@ async def test_a_connection_with_unread_bytes_is_not_used_for_the_payment(
 async def test_an_upload_that_never_ends_gets_its_402(
     world: World, monkeypatch: pytest.MonkeyPatch, tls: bool
 ) -> None:
-    monkeypatch.setattr("egress.paystream.UPLOAD_LIMIT_S", 0.05)
+    monkeypatch.setattr("egress.stack.paystream.UPLOAD_LIMIT_S", 0.05)
 
     async def script(connection: Connection) -> None:
         await connection.request(head_only=True)

@@ -18,9 +18,9 @@ import pytest
 from pydantic import SecretStr
 
 from egress.config import EgressSettings
-from egress.destinations import is_private_name
 from egress.proxy import Egress
-from egress.proxy_address import ProxyAddress
+from egress.reach.destinations import is_private_name
+from egress.reach.proxy_address import ProxyAddress
 from keyd.configfile import ConfigError
 from tests.egress.conftest import Pki, RunEgress, WriteConfig
 from tests.egress.support.client import App

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from egress import strictjson, x402
-from egress.fingerprint import fingerprint
+from egress.wire import strictjson, x402
+from egress.wire.fingerprint import fingerprint
 from tests.egress.support.wire import OFFER, TERMS, TERMS_V1, TX, encode
 
 ID = "0a" * 16

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from egress.netlink import socket_owner
+from egress.callers.netlink import socket_owner
 from tests.egress.conftest import RunEgress, WriteConfig
 from tests.egress.support.client import App
 from tests.egress.support.keyd import FakeKeyd

@@ -14,14 +14,14 @@ from mitmproxy.proxy import commands, context, events
 from mitmproxy.proxy.layers.http import HTTPMode
 from mitmproxy.test import taddons
 
-from egress import http1, http2
-from egress.addon import X402Addon
-from egress.buyer import Buyer
-from egress.identity import Asker, Identity
-from egress.layers import PayHttpLayer
-from egress.payer import Payer
-from egress.policy import PayablePolicy
-from egress.room import Room
+from egress.callers.identity import Asker, Identity
+from egress.paying.addon import X402Addon
+from egress.paying.buyer import Buyer
+from egress.paying.payer import Payer
+from egress.paying.policy import PayablePolicy
+from egress.paying.room import Room
+from egress.stack import http1, http2
+from egress.stack.layers import PayHttpLayer
 from keyd import api
 from tests.egress.support.keyd import reply_to
 

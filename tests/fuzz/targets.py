@@ -26,9 +26,10 @@ from bridge.market import Market
 from bridge.terms import read_terms
 from bridge.untrusted import untrusted
 from bridge.web import NotAnswered, Page
-from egress import steering, strictjson, x402
-from egress.destinations import is_private, normal_host
-from egress.identity import session_digest, verified_name
+from egress.callers.identity import session_digest, verified_name
+from egress.paying import steering
+from egress.reach.destinations import is_private, normal_host
+from egress.wire import strictjson, x402
 from keyd import api
 from keyd.core import intent
 from keyd.core.applimits import AppLimits

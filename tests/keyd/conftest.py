@@ -36,7 +36,7 @@ from keyd.heads import Heads
 from keyd.http.listener import Listener
 from keyd.http.quotas import SHARES, Quotas, Share
 from keyd.peer import Peer, Roles
-from keyd.policies import Policies
+from keyd.record.policies import Policies
 from keyd.server import Server
 from keyd.service import Authorized, Service
 from keyd.views import Views

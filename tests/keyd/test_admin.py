@@ -13,16 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keyd import api, facts
+from keyd import api
 from keyd.admin import AGENT_CHANGES_PER_MINUTE, MAX_OVERRIDES
 from keyd.api import Role
 from keyd.core.overrides import Limits, Overrides, apply, beyond, wider
 from keyd.core.policy import Deny, Policy
 from keyd.domains import DomainPattern
-from keyd.facts import Kind
 from keyd.peer import Peer
-from keyd.policies import Policies
 from keyd.reasons import Reason
+from keyd.record import facts
+from keyd.record.facts import Kind
+from keyd.record.policies import Policies
 from ledger import jsonl
 from ledger.export import Period, export_file
 from tests.keyd.conftest import POLICY, Rig, offer
@@ -224,7 +225,7 @@ async def test_a_budget_binds_however_its_domain_is_spelled(rig: Rig) -> None:
 async def test_an_agents_proposals_do_not_hide_a_held_payment(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keyd.proposals.MAX_PENDING", 2)
+    monkeypatch.setattr("keyd.record.proposals.MAX_PENDING", 2)
     rig.policy(approve_above=0)
     for n in range(2):
         await change(rig, AGENT, daily_budget_usd=f"{n + 5}.00")

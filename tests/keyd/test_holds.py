@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 
-from keyd import proposals
 from keyd.api import Decided, Role
 from keyd.core.applimits import Token
 from keyd.core.assets import DEFAULT_ASSETS
 from keyd.core.offers import Offer
 from keyd.core.policy import BudgetRule, Deny, approval_id
 from keyd.domains import DomainPattern
-from keyd.facts import Kind
-from keyd.payments import COOL_DOWN_S
 from keyd.reasons import Reason
+from keyd.record import proposals
+from keyd.record.facts import Kind
+from keyd.record.payments import COOL_DOWN_S
 from keyd.service import Authorized
 from tests.keyd.conftest import EGRESS, PAYER, Rig, intent, offer
 
@@ -167,7 +167,7 @@ async def test_a_rejected_question_can_be_asked_again(rig: Rig) -> None:
 
 
 async def test_questions_are_bounded_and_expire(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keyd.proposals.MAX_PENDING", 3)
+    monkeypatch.setattr("keyd.record.proposals.MAX_PENDING", 3)
     rig.policy(approve_above=0)
     for n in range(5):
         await rig.refused(path=f"/{n}")

@@ -24,8 +24,8 @@ from keyd import api
 from keyd.api import Role
 from keyd.core.evidence import RELEASE_MARGIN_S
 from keyd.core.policy import Policy
-from keyd.payments import SETTLE_MARGIN_S, budget_day
-from keyd.policies import Policies
+from keyd.record.payments import SETTLE_MARGIN_S, budget_day
+from keyd.record.policies import Policies
 from keyd.service import Authorized
 from ledger.verify import verify
 from tests.keyd.conftest import EGRESS, POLICY, Clock, Entropy, assemble, intent, offer

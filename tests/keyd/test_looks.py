@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from keyd.looks import Looks
 from keyd.peer import Peer
+from keyd.record.looks import Looks
 from tests.keyd.conftest import Rig
 
 ONE, OTHER = Peer(1, 1000, 1000), Peer(2, 1001, 1001)

@@ -14,8 +14,8 @@ from keyd import api, quotes
 from keyd.core.policy import Deny, Policy
 from keyd.domains import DomainPattern
 from keyd.reasons import Reason
+from keyd.record.sessions import Sessions
 from keyd.service import Authorized
-from keyd.sessions import Sessions
 from tests.keyd.conftest import EGRESS, NETWORK, POLICY, SELLER, Clock, Rig, intent, offer
 from tests.keyd.test_sessions import digest_of, opened
 

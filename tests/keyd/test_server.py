@@ -17,15 +17,16 @@ from eth_account import Account
 from pydantic import ValidationError
 from structlog.testing import capture_logs
 
-from keyd import api, payments
+from keyd import api
 from keyd.api import Role
 from keyd.client import KeydClient, KeydRefused, KeydUnreachable
 from keyd.core import eip3009
 from keyd.core.assets import DEFAULT_ASSETS
-from keyd.floods import WINDOW_US, Flood
 from keyd.http.messages import Request
 from keyd.peer import Peer, Roles
 from keyd.quotes import QUOTES_PER_MINUTE
+from keyd.record import payments
+from keyd.record.floods import WINDOW_US, Flood
 from keyd.server import MAX_SHOWN_PATH, Server
 from tests.keyd.conftest import DEV_KEY, PAYER, SELLER, Keyd, Rig, offer, sign_request
 

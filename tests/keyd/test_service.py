@@ -12,8 +12,8 @@ from keyd import api
 from keyd.core.evidence import RELEASE_MARGIN_S
 from keyd.core.policy import Deny
 from keyd.domains import DomainPattern
-from keyd.payments import SETTLE_MARGIN_S
 from keyd.reasons import Reason
+from keyd.record.payments import SETTLE_MARGIN_S
 from keyd.service import REFUSALS_PER_MINUTE, REPEATS_PER_MINUTE, Authorized
 from ledger.errors import LedgerUnavailable
 from tests.keyd.conftest import EGRESS, PAYER, SELLER, Rig, offer

@@ -20,8 +20,8 @@ from keyd.core.policy import Deny
 from keyd.core.whatif import replay
 from keyd.peer import Peer
 from keyd.reasons import Reason
+from keyd.record.sessions import MAX_OPEN_OF_CALLER, OPENINGS_PER_MINUTE, Sessions
 from keyd.service import Authorized
-from keyd.sessions import MAX_OPEN_OF_CALLER, OPENINGS_PER_MINUTE, Sessions
 from ledger.export import Period, export_file
 from ledger.verify import verify
 from tests.keyd.conftest import EGRESS, PAYER, POLICY, Clock, Entropy, Rig, offer

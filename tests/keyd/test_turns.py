@@ -1,4 +1,4 @@
-"""Steps of the ledger's writer, awaited in the loop (`keyd.turns`)."""
+"""Steps of the ledger's writer, awaited in the loop (`keyd.record.turns`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import pytest
 
-from keyd.turns import Turns
+from keyd.record.turns import Turns
 from ledger.errors import LedgerUnavailable
 from ledger.log import Ledger
 from ledger.transaction import Transaction

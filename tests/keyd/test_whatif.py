@@ -22,10 +22,10 @@ from keyd.core.intent import Intent
 from keyd.core.policy import BudgetRule, Deny, Policy
 from keyd.core.whatif import NOT_REPLAYED, RATE_WINDOW_S, REPEATS, Totals, Verdict, intent_of, replay
 from keyd.domains import DomainPattern
-from keyd.policies import Policies
 from keyd.reasons import Reason
+from keyd.record.policies import Policies
+from keyd.record.standing import RATE_WINDOW_S as RATE_WINDOW_OF_KEYD
 from keyd.service import Authorized
-from keyd.standing import RATE_WINDOW_S as RATE_WINDOW_OF_KEYD
 from ledger.entry import Entry
 from tests.keyd.conftest import EGRESS, PAYER, POLICY, SELLER, Clock, Entropy, Rig, assemble, intent, offer
 

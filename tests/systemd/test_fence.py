@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from egress.config import EgressSettings
-from egress.fence import REMOVE, resolve, ruleset
+from egress.reach.fence import REMOVE, resolve, ruleset
 from keyd.configfile import ConfigError, load
 
 FENCED, FREE = 61001, 61002

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-import egress.fence
+from egress.reach import fence as fence_of_egress
 from keyd.cli.doctor.findings import Level
 from keyd.cli.doctor.network import (
     FENCE_TABLE,
@@ -117,7 +117,7 @@ def test_the_fence_is_up_or_it_is_a_fault():
 
 
 def test_the_fence_that_is_looked_for_is_the_one_that_egress_makes():
-    assert FENCE_TABLE == egress.fence.TABLE
+    assert FENCE_TABLE == fence_of_egress.TABLE
 
 
 # -- certificate authority --------------------------------------------------------------------------------

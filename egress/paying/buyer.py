@@ -12,16 +12,16 @@ import structlog
 from mitmproxy import http
 from pydantic import ValidationError
 
-from egress import extensions, mcp, signin, x402
-from egress.decisions import Advance, Challenge, PassOn, Pay, Probe, Repeat, SignIn
-from egress.exchange import Exchange, Payment
-from egress.fingerprint import fingerprint
-from egress.identity import Asker, Identity
-from egress.origin import connected_origin, names_origin
-from egress.payer import Payer
-from egress.policy import PayablePolicy
-from egress.prepay import Prepayments
-from egress.steering import Wishes
+from egress.callers.identity import Asker, Identity
+from egress.paying.decisions import Advance, Challenge, PassOn, Pay, Probe, Repeat, SignIn
+from egress.paying.exchange import Exchange, Payment
+from egress.paying.origin import connected_origin, names_origin
+from egress.paying.payer import Payer
+from egress.paying.policy import PayablePolicy
+from egress.paying.prepay import Prepayments
+from egress.paying.steering import Wishes
+from egress.wire import extensions, mcp, signin, x402
+from egress.wire.fingerprint import fingerprint
 from keyd import api
 from keyd.client import KeydProtocolError, KeydRefused, KeydUnreachable
 from keyd.reasons import Reason

@@ -5,9 +5,9 @@ Five things are done otherwise than in mitmproxy 12.2.3:
 - What was read waits only for the side that it goes to, so that one direction cannot hold up the other.
 - What one event makes it write to a connection leaves in one piece: a system call is a quarter of what a small
   answer costs.
-- An addon's hook is called directly (`egress.hooks`). Nor are the types of a message's members checked: that is for
+- An addon's hook is called directly (`egress.stack.hooks`). Nor are the types of a message's members checked: that is for
   addons under development.
-- What a server said before its connection failed is read before the failure counts (`egress.last_words`).
+- What a server said before its connection failed is read before the failure counts (`egress.stack.last_words`).
 - Whoever is cancelled while he waits to tell of an event tells of it all the same.
 """
 
@@ -23,9 +23,9 @@ from mitmproxy.connection import Connection
 from mitmproxy.proxy import commands, events, mode_servers
 from mitmproxy.utils import asyncio_utils
 
-from egress.flow_control import ReadingHook
-from egress.hooks import HookedLayer, Hooks
-from egress.last_words import LastWordsReader
+from egress.stack.flow_control import ReadingHook
+from egress.stack.hooks import HookedLayer, Hooks
+from egress.stack.last_words import LastWordsReader
 
 OWN_LIMIT: Final = 1024 * 1024
 """Bytes that wait for an HTTP/2 peer which goes on sending and does not read the answers to its pings and settings."""

@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from mitmproxy import http
 
-from egress.exchange import Payment
-from egress.mcp import Call
-from egress.x402 import Header, PaymentRequired
+from egress.paying.exchange import Payment
+from egress.wire.mcp import Call
+from egress.wire.x402 import Header, PaymentRequired
 from keyd.api import Origin
 from keyd.reasons import Reason
 
@@ -98,3 +98,11 @@ def repeated(repeat: Repeat, request: http.Request, body: bytes) -> tuple[http.R
     sent.headers["content-length"] = str(len(instrument.body))
     sent.headers["accept-encoding"] = "identity"  # its id is put back as the answer passes
     return sent, instrument.body
+
+
+@dataclass(frozen=True, slots=True)
+class PaidAnswerBegun:
+    """The answer to a paid call, whose headers the application does not get."""
+
+    flow: http.HTTPFlow
+    response: http.Response

@@ -18,7 +18,7 @@ from typing import Any, Final
 from mitmproxy import http
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
-from egress.destinations import AllowedDomains, AllowedPrivate, covered, is_private, is_private_name
+from egress.reach.destinations import AllowedDomains, AllowedPrivate, covered, is_private, is_private_name
 from keyd.reasons import Reason
 
 

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any, Final
 
-from egress import strictjson, x402
-from egress.sse import EventStream
+from egress.wire import strictjson, x402
+from egress.wire.sse import EventStream
 
 PAYMENT: Final = "x402/payment"
 """Member of `params._meta` that pays (PaymentPayload as an object)."""

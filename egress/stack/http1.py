@@ -39,8 +39,8 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseTrailers,
 )
 
-from egress import upstream
-from egress.flow_control import QUEUE_LIMIT, PauseReading, Reading, ReadingHook
+from egress.reach import upstream
+from egress.stack.flow_control import QUEUE_LIMIT, PauseReading, Reading, ReadingHook
 
 MAX_HEAD: Final = 512 * 1024
 """Bytes of a message's start line and headers. PAYMENT-REQUIRED may take 128 KiB of it; ordinary heads are

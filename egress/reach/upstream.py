@@ -2,7 +2,7 @@
 
 It sits below mitmproxy, in the call that connects: what is above sees a connection to the server, and judges, pays and
 repeats on it as on any other. Plain http is sent in absolute-form (RFC 9112 section 3.2.2), since most proxies allow
-CONNECT to port 443 alone. Names are resolved by that proxy; `egress.guard` refuses what is private by its spelling.
+CONNECT to port 443 alone. Names are resolved by that proxy; `egress.reach.guard` refuses what is private by its spelling.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from mitmproxy import http
 from mitmproxy.connection import Connection, Server
 from mitmproxy.proxy.server_hooks import ServerConnectionHookData
 
-from egress.destinations import AllowedPrivate, covered, normal_host
-from egress.proxy_address import ProxyAddress
+from egress.reach.destinations import AllowedPrivate, covered, normal_host
+from egress.reach.proxy_address import ProxyAddress
 
 CONNECT_LIMIT_S: Final = 30.0
 """For the answer to CONNECT: the proxy looks up and connects meanwhile. A kernel gives up on a silent host later."""

@@ -1,4 +1,4 @@
-"""`osmoda-fence up|down|show`: loads the rules of `egress.fence` into the kernel. Needs CAP_NET_ADMIN, and nft."""
+"""`osmoda-fence up|down|show`: loads the rules of `egress.reach.fence` into the kernel. Needs CAP_NET_ADMIN, and nft."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NoReturn
 import click
 
 from egress.config import EgressSettings
-from egress.fence import REMOVE, Fenced, resolve, ruleset
+from egress.reach.fence import REMOVE, Fenced, resolve, ruleset
 from keyd import jsonlog
 from keyd.configfile import ConfigError, load
 

@@ -12,16 +12,17 @@ import structlog
 from mitmproxy import ctx, http
 from mitmproxy.addons.proxyserver import Proxyserver
 
-from egress import guard, steering, x402
-from egress.buyer import Buyer
-from egress.calls import LiveCalls, kind_of
-from egress.decisions import Advance, Challenge, Pay
-from egress.exchange import EGRESS_HEADER, BodyCopy, Exchange, Payment
-from egress.mcp import Outcome, PaidAnswer, PaidCall
-from egress.mcpstream import PaidAnswerBegun
-from egress.payer import Failure, Payer
-from egress.room import Room
-from egress.steering import Wishes
+from egress.paying import steering
+from egress.paying.buyer import Buyer
+from egress.paying.calls import LiveCalls, kind_of
+from egress.paying.decisions import Advance, Challenge, PaidAnswerBegun, Pay
+from egress.paying.exchange import EGRESS_HEADER, BodyCopy, Exchange, Payment
+from egress.paying.payer import Failure, Payer
+from egress.paying.room import Room
+from egress.paying.steering import Wishes
+from egress.reach import guard
+from egress.wire import x402
+from egress.wire.mcp import Outcome, PaidAnswer, PaidCall
 from keyd import api
 from keyd.reasons import Reason
 

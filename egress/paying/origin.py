@@ -6,7 +6,7 @@ from mitmproxy import http
 from mitmproxy.connection import Server
 from mitmproxy.net.http import url as http_url
 
-from egress.destinations import normal_host, origin_of
+from egress.reach.destinations import normal_host, origin_of
 from keyd.api import Origin
 
 

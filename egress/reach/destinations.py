@@ -1,6 +1,6 @@
 """Hosts by name and address: how they are written the same, which are private, which egress.toml names.
 
-Nothing here connects or resolves; `egress.guard` judges connections with it.
+Nothing here connects or resolves; `egress.reach.guard` judges connections with it.
 """
 
 from __future__ import annotations

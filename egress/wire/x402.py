@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
-from egress import extensions, strictjson
+from egress.wire import extensions, strictjson
 
 PAYMENT_REQUIRED: Final = "PAYMENT-REQUIRED"
 PAYMENT_SIGNATURE: Final = "PAYMENT-SIGNATURE"
@@ -165,7 +165,7 @@ def payment_payload(
 ) -> dict[str, Any]:
     """PaymentPayload: `payload` with what it pays for.
 
-    Version 2 echoes the entry, the resource and the extensions (`egress.extensions`), of which as much is left out
+    Version 2 echoes the entry, the resource and the extensions (`egress.wire.extensions`), of which as much is left out
     as `room` bytes of JSON have no place for. Raises HeaderTooLong if a required extension is among those, and
     X402Error if the entry lacks what its version has to name.
     """

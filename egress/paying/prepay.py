@@ -15,8 +15,8 @@ from typing import Final
 
 from mitmproxy import http
 
-from egress.destinations import origin_of
-from egress.x402 import PaymentRequired
+from egress.reach.destinations import origin_of
+from egress.wire.x402 import PaymentRequired
 from keyd.api import Origin
 
 MAX_REMEMBERED: Final = 512

@@ -24,8 +24,8 @@ import structlog
 from mitmproxy import http
 from mitmproxy.connection import Client
 
-from egress import netlink, processes
-from egress.netlink import NetlinkUnavailable, Owner
+from egress.callers import netlink, processes
+from egress.callers.netlink import NetlinkUnavailable, Owner
 from keyd import api
 
 PROXY_AUTHORIZATION: Final = "Proxy-Authorization"

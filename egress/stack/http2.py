@@ -36,7 +36,7 @@ from mitmproxy.proxy.layers.http._events import (
 )
 from mitmproxy.proxy.layers.http._http_h2 import BufferedH2Connection, SendH2Data
 
-from egress.flow_control import QUEUE_LIMIT, PauseReading, ResumeReading, SendingPaused, SendingResumed
+from egress.stack.flow_control import QUEUE_LIMIT, PauseReading, ResumeReading, SendingPaused, SendingResumed
 
 STREAM_WINDOW: Final = 2 * 1024 * 1024
 """Bytes of one stream that a peer may send before they are acknowledged: 20 MB/s at 100 ms of round trip. This much

@@ -1,6 +1,6 @@
 """The paid retry for MCP, where a server asks for payment inside an answer with status 200.
 
-A `PayStream` that also looks into the answers to MCP calls (`egress.mcp`), and into no others:
+A `PayStream` that also looks into the answers to MCP calls (`egress.wire.mcp`), and into no others:
 
     wait_for_response_headers ─ JSON ─→ hold_answer ─ too large, too slow, not terms ─→ pass it on
       │                                    └ terms ─→ decide, as after a 402
@@ -26,19 +26,11 @@ from mitmproxy.proxy.layers.http._events import (
     ResponseTrailers,
 )
 
-from egress import mcp
-from egress.calls import kind_of
-from egress.decisions import Asked
-from egress.paystream import HOLD_LIMIT_S, PayStream
-from egress.sse import Event, EventStream
-
-
-@dataclass(frozen=True, slots=True)
-class PaidAnswerBegun:
-    """The answer to a paid call, whose headers the application does not get."""
-
-    flow: http.HTTPFlow
-    response: http.Response
+from egress.paying.calls import kind_of
+from egress.paying.decisions import Asked, PaidAnswerBegun
+from egress.stack.paystream import HOLD_LIMIT_S, PayStream
+from egress.wire import mcp
+from egress.wire.sse import Event, EventStream
 
 
 @dataclass

@@ -7,10 +7,10 @@ from typing import Final
 
 from mitmproxy import http
 
-from egress.mcp import PaidAnswer, PaidCall
-from egress.room import Room, Share
-from egress.steering import Wishes
-from egress.x402 import Header
+from egress.paying.room import Room, Share
+from egress.paying.steering import Wishes
+from egress.wire.mcp import PaidAnswer, PaidCall
+from egress.wire.x402 import Header
 from keyd.api import SignReply
 from keyd.reasons import Reason
 

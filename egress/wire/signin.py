@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from egress import extensions
-from egress.x402 import Header
+from egress.wire import extensions
+from egress.wire.x402 import Header
 from keyd import api
 
 SIGN_IN_WITH_X: Final = "sign-in-with-x"

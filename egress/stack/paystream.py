@@ -49,12 +49,12 @@ from mitmproxy.proxy.layers.http._events import (
 )
 from mitmproxy.proxy.layers.http._hooks import HttpRequestHook, HttpResponseHeadersHook
 
-from egress import guard
-from egress.decisions import Advance, Asked, Challenge, PassOn, Pay, Probe, Repeat, repeated
-from egress.exchange import EGRESS_HEADER, Exchange
-from egress.flow_control import PacedStream
-from egress.http1 import AnswerBrokenOff
-from egress.origin import connected_origin
+from egress.paying.decisions import Advance, Asked, Challenge, PassOn, Pay, Probe, Repeat, repeated
+from egress.paying.exchange import EGRESS_HEADER, Exchange
+from egress.paying.origin import connected_origin
+from egress.reach import guard
+from egress.stack.flow_control import PacedStream
+from egress.stack.http1 import AnswerBrokenOff
 from keyd.reasons import Reason
 
 MAX_402_BODY: Final = 4 * 1024 * 1024

@@ -6,10 +6,10 @@ import json
 import sqlite3
 from typing import Final
 
-from keyd import facts, payments, sessions
 from keyd.core.intent import Intent
 from keyd.core.policy import Pin, Policy, Spent, Standing
-from keyd.facts import Kind
+from keyd.record import facts, payments, sessions
+from keyd.record.facts import Kind
 
 RATE_WINDOW_S: Final = 60
 

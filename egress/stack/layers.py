@@ -17,8 +17,8 @@ from mitmproxy.proxy import events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import HttpLayer
 
-from egress.destinations import origin_of
-from egress.mcpstream import McpStream
+from egress.reach.destinations import origin_of
+from egress.stack.mcpstream import McpStream
 from keyd.api import Origin
 
 

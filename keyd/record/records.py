@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any, Final
 
-from keyd import api, facts, proposals, sessions
+from keyd import api
 from keyd.core import attestations
 from keyd.core.attestations import Paid
 from keyd.core.eip3009 import Authorization
@@ -16,10 +16,11 @@ from keyd.core.evidence import Evidence
 from keyd.core.intent import Intent
 from keyd.core.offers import Offer
 from keyd.core.policy import Allow, Deny, Standing
-from keyd.facts import Kind
-from keyd.payments import Payment
 from keyd.peer import Peer
 from keyd.reasons import Reason
+from keyd.record import facts, proposals, sessions
+from keyd.record.facts import Kind
+from keyd.record.payments import Payment
 from ledger import states
 from ledger.entry import Entry
 from ledger.states import Event, State

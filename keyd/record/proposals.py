@@ -8,11 +8,12 @@ from __future__ import annotations
 import sqlite3
 from typing import Any, Final
 
-from keyd import api, facts
+from keyd import api
 from keyd.core.intent import Intent
 from keyd.core.offers import Offer
 from keyd.core.policy import Deny, approval_id
-from keyd.facts import Fact, Kind
+from keyd.record import facts
+from keyd.record.facts import Fact, Kind
 
 PENDING_S: Final = 24 * 3600
 """A question nobody answered in a day has lost its context."""

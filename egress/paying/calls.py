@@ -7,7 +7,7 @@ from typing import Final
 
 from mitmproxy import http
 
-from egress import mcp
+from egress.wire import mcp
 
 SESSION: Final = "Mcp-Session-Id"
 

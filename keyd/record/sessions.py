@@ -15,13 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
-from keyd import api, facts
+from keyd import api
 from keyd.core.money import format_usd, parse_usd
 from keyd.core.policy import Deny, SessionStanding
-from keyd.facts import Fact, Kind
-from keyd.floods import Flood
 from keyd.peer import Peer
 from keyd.reasons import Reason
+from keyd.record import facts
+from keyd.record.facts import Fact, Kind
+from keyd.record.floods import Flood
 from ledger.log import Ledger
 from ledger.transaction import Transaction
 

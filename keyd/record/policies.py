@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import sqlite3
 
-from keyd import facts
 from keyd.core.overrides import Document, Limits, Overrides, apply
 from keyd.core.policy import Policy
-from keyd.facts import Kind
+from keyd.record import facts
+from keyd.record.facts import Kind
 
 
 class Policies:

@@ -1,0 +1,1 @@
+"""Where it goes, and whom it trusts: names, addresses, other proxies, certificates, the fence."""
