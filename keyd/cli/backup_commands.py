@@ -21,6 +21,7 @@ from keyd.cli.render import count, escaped
 from keyd.client import KeydClient
 from keyd.custody.restore import Restored, RestoreError
 from keyd.custody.restore import restore as put_in_place
+from keyd.files import sync_directory
 from keyd.setup import SetupError, key_of_this_machine
 from ledger import kept
 from ledger.errors import LedgerError
@@ -54,6 +55,7 @@ def backup(run: Invocation, file: Path, passphrase_file: Path | None) -> None:
             target.flush()
             os.fsync(target.fileno())
         os.replace(draft, file)
+        sync_directory(file.absolute().parent)  # keyd has dropped its own copy
     except OSError as error:
         raise os_fault(f"cannot write {file}", error) from error
     finally:

@@ -98,11 +98,7 @@ class Connection:
             return None  # closed without another request
         if _size(event) > MAX_HEAD:  # h11 bounds what is incomplete; this one came in one piece
             raise Refused(Reason.REQUEST_MALFORMED, f"the head has more than {MAX_HEAD} bytes", 431)
-        if any(name == b"transfer-encoding" for name, _ in event.headers):
-            # No client of ours does, and half a megabyte in chunks of a byte takes ten seconds to put together.
-            raise Refused(
-                Reason.REQUEST_MALFORMED, "a body comes with its Content-Length, not in chunks", 411
-            )
+        _check_framing(dict(event.headers))
         self._method = event.method
         return Request(event.method.decode(), event.target.decode(), self._peer, self._body)
 
@@ -117,16 +113,13 @@ class Connection:
         return bool(received)
 
     async def _body(self) -> bytes:
-        """The body of the request that is being answered. Raises Refused for one that is slow or too large."""
+        """The body of the request that is being answered, as long as its head said. Raises Refused for one that is slow."""
         if self._http.they_are_waiting_for_100_continue:
             self._writer.write(self._encode(h11.InformationalResponse(status_code=100, headers=[])))
         received, deadline = bytearray(), _in(BODY_S)
         try:
             while isinstance(event := await self._next_event(deadline), h11.Data):
                 received += event.data
-                if len(received) > MAX_BODY:
-                    words = f"the body has more than {MAX_BODY} bytes"
-                    raise Refused(Reason.REQUEST_MALFORMED, words, 413)
         except TimeoutError:
             words = f"the body did not arrive in {BODY_S:.0f} s"
             raise Refused(Reason.REQUEST_MALFORMED, words, 408) from None
@@ -197,3 +190,12 @@ def _in(seconds: float) -> float:
 
 def _size(head: h11.Request) -> int:
     return len(head.target) + sum(len(name) + len(value) for name, value in head.headers)
+
+
+def _check_framing(headers: dict[bytes, bytes]) -> None:
+    """Raises Refused unless the head bounds its body: h11 then takes no byte more."""
+    if b"transfer-encoding" in headers:
+        # No client of ours does, and half a megabyte in chunks of a byte takes ten seconds to put together.
+        raise Refused(Reason.REQUEST_MALFORMED, "a body comes with its Content-Length, not in chunks", 411)
+    if int(headers.get(b"content-length", b"0")) > MAX_BODY:
+        raise Refused(Reason.REQUEST_MALFORMED, f"the body has more than {MAX_BODY} bytes", 413)
