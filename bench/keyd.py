@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -12,7 +10,7 @@ from collections.abc import Iterator
 from bench.harness import Comparison, Contender, Peer, Stage, at_least, at_most
 from bench.process import Worker, resident_mb
 from bench.signing import NETWORK, SELLER, USDC, ManyClients, OneClient, sign_requests
-from bench.stack import SDK_PYTHON, keyd_with_wallet, product, sdk, sdk_versions
+from bench.stack import SDK_PYTHON, keyd_with_wallet, sdk, sdk_versions, start_and_stop
 from demo.stack import Keyd
 from keyd.core.assets import DEFAULT_ASSETS
 from keyd.core.eip3009 import authorize, digest
@@ -32,8 +30,6 @@ from x402.mechanisms.evm.signers import EthAccountSigner
 print(open("/proc/self/status").read().split("VmRSS:")[1].split()[0])
 """
 """What a program imports to pay with the official SDK; prints its resident memory in kB."""
-START_TIMEOUT_S = 30.0
-
 versions = sdk_versions
 
 
@@ -114,40 +110,18 @@ def _start(keyd: Keyd) -> Iterator[Comparison]:
     yield Comparison(
         "start to READY",
         "s",
-        Contender("osmoda-keyd", lambda: [_start_and_stop(keyd)[0]]),
+        Contender("osmoda-keyd", lambda: [start_and_stop(keyd)[0]]),
         [Peer(Contender("import of the SDK's client", lambda: [_import_sdk()[0]]))],
         target=at_most(0.5),
     )
     yield Comparison(
         "resident memory at READY",
         "MB",
-        Contender("osmoda-keyd", lambda: [_start_and_stop(keyd)[1]]),
+        Contender("osmoda-keyd", lambda: [start_and_stop(keyd)[1]]),
         [Peer(Contender("import of the SDK's client", lambda: [_import_sdk()[1]]))],
         target=at_most(45),
         rounds=3,
     )
-
-
-def _start_and_stop(keyd: Keyd) -> tuple[float, float]:
-    """Seconds from exec to READY=1 (sd_notify), and MB resident then."""
-    address = keyd.folder / "notify"
-    address.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
-        notified.bind(str(address))
-        notified.settimeout(START_TIMEOUT_S)
-        began = time.perf_counter()
-        process = subprocess.Popen(
-            [product("osmoda-keyd"), "--config", keyd.config],
-            env={**os.environ, "NOTIFY_SOCKET": str(address)},
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            while not notified.recv(4096).startswith(b"READY=1"):
-                pass
-            return time.perf_counter() - began, resident_mb(process.pid)
-        finally:
-            process.terminate()
-            process.wait(START_TIMEOUT_S)
 
 
 def _import_sdk() -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """The ledger: entries appended by many at once, entries verified, and a signature at the end of a long record.
 
-The long record has a million entries; OSMODA_BENCH_ENTRIES says another number (ten million take half an hour to make,
-and 10 GB).
+The long records have a million entries and ten million, which take some minutes to make, and 10 GB in the temporary
+folder; OSMODA_BENCH_ENTRIES says other numbers, with commas between them.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from bench.harness import Comparison, Contender, Peer, Stage, at_least, at_most
 from bench.signing import OneClient, sign_requests
-from bench.stack import ROOT, keyd_with_wallet
+from bench.stack import ROOT, keyd_with_wallet, start_and_stop
+from demo.stack import Keyd
 from ledger import Ledger, entry
 from tools.grow_ledger import grow
 
@@ -30,7 +31,7 @@ APPENDED = 2000
 """In a round of all writers together."""
 SIGNATURES = 300
 VERIFIED = 100_000
-LONG = int(os.environ.get("OSMODA_BENCH_ENTRIES", "1000000"))
+LONG = [int(n) for n in os.environ.get("OSMODA_BENCH_ENTRIES", "1000000,10000000").split(",")]
 VERIFY = """
 import gc, sys, time
 from pathlib import Path
@@ -66,7 +67,8 @@ def comparisons(stage: Stage) -> Iterator[Comparison]:
         more_is_better=True,
         rounds=3,
     )
-    yield _sign(stage)
+    for entries in LONG:
+        yield from _long(stage, entries)
 
 
 def _append(stage: Stage) -> Comparison:
@@ -141,27 +143,36 @@ def _verified_per_second(record: Path, how: str) -> float:
     return float(done.stdout)
 
 
-def _sign(stage: Stage) -> Comparison:
+def _long(stage: Stage, entries: int) -> Iterator[Comparison]:
     """Two keyds side by side, one of which has paid for months."""
-    long = stage.folder / "long" / "keyd"
-    long.mkdir(parents=True, mode=0o700)
-    if given := os.environ.get("OSMODA_BENCH_LEDGER"):  # made before by tools.grow_ledger
-        shutil.copy(given, long / "ledger.sqlite3")
-    else:
-        grow(long / "ledger.sqlite3", LONG)
-    with closing(sqlite3.connect(long / "ledger.sqlite3")) as db:
-        count = db.execute("SELECT max(seq) FROM entries").fetchone()[0]
-    return Comparison(
-        f"decide, fsync and sign, 1 client, {count} entries before",
-        "ms",
-        Contender("long ledger", _signer(stage.cleanup, long.parent)),
-        [Peer(Contender("empty ledger", _signer(stage.cleanup, stage.folder / "short")), at_most(1.2))],
-        target=at_most(5),
+    folder = stage.folder / f"long-{entries}"
+    (folder / "keyd").mkdir(parents=True, mode=0o700)
+    grow(folder / "keyd" / "ledger.sqlite3", entries)
+    with (
+        keyd_with_wallet(folder) as long,
+        keyd_with_wallet(stage.folder / f"short-{entries}") as short,
+        _signer(long) as pay,
+        _signer(short) as pay_first,
+    ):
+        yield Comparison(
+            f"decide, fsync and sign, 1 client, {entries:,} entries before",
+            "ms",
+            Contender("long ledger", pay),
+            [Peer(Contender("empty ledger", pay_first), at_most(1.2))],
+            target=at_most(5),
+        )
+    yield Comparison(
+        f"start to READY, {entries:,} entries before",
+        "s",
+        Contender("long ledger", lambda: [start_and_stop(long)[0]]),
+        [Peer(Contender("empty ledger", lambda: [start_and_stop(short)[0]]))],
+        target=at_most(1),
+        rounds=3,
     )
+    shutil.rmtree(folder)
 
 
-def _signer(cleanup: ExitStack, folder: Path) -> Callable[[], list[float]]:
-    keyd = cleanup.enter_context(keyd_with_wallet(folder))
-    client = OneClient(keyd.socket, sign_requests())
-    cleanup.callback(client.close)
-    return lambda: list(client.latencies_ms(SIGNATURES))
+@contextmanager
+def _signer(keyd: Keyd) -> Iterator[Callable[[], list[float]]]:
+    with closing(OneClient(keyd.socket, sign_requests())) as client:
+        yield lambda: list(client.latencies_ms(SIGNATURES))

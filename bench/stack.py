@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.process import Worker
+from bench.process import Worker, resident_mb
 from bench.signing import DOMAIN, NETWORK, SELLER
 from demo.programs import Program, ProgramFailed
 from demo.stack import Egress, Keyd
@@ -18,6 +22,7 @@ PRODUCT_BIN = ROOT / ".cache/bench/venv-product/bin"
 """osmoda-x402 as users have it, without the tools of development."""
 SDK_PYTHON = ROOT / ".cache/bench/venv-sdk/bin/python"
 SDK_SCRIPT = ROOT / "bench/peers/sdk.py"
+START_TIMEOUT_S = 30.0
 X402: Mapping[str, Any] = {
     "daily_budget_usd": "1000000.00",
     "max_payment_usd": "0.10",
@@ -40,6 +45,28 @@ def keyd_with_wallet(folder: Path, **x402: Any) -> Iterator[Keyd]:
         yield keyd
     finally:
         keyd.stop()
+
+
+def start_and_stop(keyd: Keyd) -> tuple[float, float]:
+    """Seconds from exec of a keyd that is stopped to READY=1 (sd_notify), and MB resident then."""
+    address = keyd.folder / "notify"
+    address.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
+        notified.bind(str(address))
+        notified.settimeout(START_TIMEOUT_S)
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            [product("osmoda-keyd"), "--config", keyd.config],
+            env={**os.environ, "NOTIFY_SOCKET": str(address)},
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            while not notified.recv(4096).startswith(b"READY=1"):
+                pass
+            return time.perf_counter() - began, resident_mb(process.pid)
+        finally:
+            process.terminate()
+            process.wait(START_TIMEOUT_S)
 
 
 def keyctl(keyd: Keyd, *arguments: str) -> str:

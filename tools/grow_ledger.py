@@ -10,49 +10,75 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import sqlite3
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import closing
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from ledger import Ledger, Transaction
+from ledger import Ledger, chain, entry, projection
+from ledger.chain import GENESIS, Head
+from ledger.quick import HeldTables
 
 STEP_S: Final = 5
 """Seconds between two payments: some 17 000 a day, so ten million entries are half a year."""
 DOMAINS: Final = 50
 CALLERS: Final = 5
 _START_S: Final = 1_767_225_600  # 2026-01-01T00:00:00Z
-_BATCH: Final = 100  # payments in one step of the writer
+_BATCH: Final = 5000
 _PAYER: Final = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"
 _SELLER: Final = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C"
 _TERMS: Final = {"asset": "0x036CbD53842c5426634e7929541eC2318f3dCF7e", "network": "eip155:84532"}
+_FOLDED: Final = frozenset({projection.SIGNED, *projection.OUTCOMES})
 
 type Row = tuple[str, dict[str, Any]]
 
 
 def grow(path: Path, entries: int, *, said: Callable[[str], None] = lambda _: None) -> None:
-    """Appends at least `entries` entries to the ledger at `path`, which is made if there is none."""
-    now = [_START_S * 1_000_000]
-    with closing(Ledger.open(path, clock=lambda: now[0])) as ledger:
-        begin = ledger.head().seq
-        waiting: deque[Future[int]] = deque()
-        number, head = begin, begin
-        while head < begin + entries:
-            payments = [payment(n) for n in range(number, number + _BATCH)]
-            now[0] = (_START_S + number * STEP_S) * 1_000_000
-            number += _BATCH
-            waiting.append(ledger.transact(partial(_append, payments)))
-            if len(waiting) > 4:
-                head = waiting.popleft().result()
-                if head // 100_000 != (head - 300) // 100_000:
-                    said(f"{head - begin} entries")
-        for future in waiting:
-            future.result()
+    """Makes a ledger of at least `entries` entries at `path`, some thirty thousand a second.
+
+    That is eight times as fast as appending them: the projection is folded in memory, indexes are made at the end, and
+    nothing is durable before it is done. Raises FileExistsError.
+    """
+    if path.exists():
+        raise FileExistsError(path)
+    Ledger.open(path, clock=lambda: _START_S * 1_000_000).close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -500000;")
+        indexes = db.execute(
+            "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
+        ).fetchall()
+        for name, _ in indexes:
+            db.execute(f"DROP INDEX {name}")
+        db.execute("BEGIN")
+        _fill(db, entries, said)
+        for _, statement in indexes:
+            db.execute(statement)
+        db.execute("COMMIT")
+        db.execute("PRAGMA journal_mode = WAL")
+
+
+def _fill(db: sqlite3.Connection, entries: int, said: Callable[[str], None]) -> None:
+    head, number, tables = Head(0, GENESIS), 0, HeldTables(db)
+    rows: list[tuple[int, str, bytes]] = []
+    while head.seq < entries:
+        ts = entry.timestamp((_START_S + number * STEP_S) * 1_000_000)
+        for type_, data in payment(number):
+            encoded, members = entry.encode_and_parse(head.seq + 1, ts, type_, "uid:991", data)
+            head = Head(head.seq + 1, chain.link(head.hash, encoded))
+            if type_ in _FOLDED or "facts" in data:
+                tables.signing = type_ == projection.SIGNED
+                projection.fold(entry.from_members(members, head.hash), tables)
+            rows.append((head.seq, encoded.decode(), head.hash))
+        number += 1
+        if len(rows) >= _BATCH or head.seq >= entries:
+            db.executemany("INSERT INTO entries VALUES (?, ?, ?)", rows)
+            rows.clear()
+            said(f"{head.seq} entries")
+    tables.store(head)
+    db.execute("DROP TABLE held_entries")
 
 
 def payment(number: int) -> Iterator[Row]:
@@ -131,13 +157,6 @@ def _outcomes(number: int, payment_id: str, transaction: str, at: int) -> Iterat
             "x402.payment.settled",
             {"payment_id": payment_id, "proof": proof, "transaction": transaction},
         )
-
-
-def _append(payments: list[Iterator[Row]], tx: Transaction) -> int:
-    for rows in payments:
-        for type_, data in rows:
-            tx.append(type_, "uid:991", data)
-    return tx.head.seq
 
 
 def main() -> None:
