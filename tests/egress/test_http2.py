@@ -251,10 +251,12 @@ async def test_a_server_that_has_gone_back_to_http_1_gets_the_paid_body_with_its
     body = b"GET /admin HTTP/1.1\r\nHost: x\r\n\r\n"
     tls = world.pki.server_for("h2", "http/1.1")
     log: list[Message] = []
+    upstream = Upstream(0, "https")
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream.writers.append(writer)
         if writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2":
-            await Http2Connection(reader, writer, refuse, Upstream(0, "https")).run()
+            await Http2Connection(reader, writer, refuse, upstream).run()
         else:
             log.append(await read_message(reader))
             writer.write(paid_answer())
@@ -272,7 +274,7 @@ async def test_a_server_that_has_gone_back_to_http_1_gets_the_paid_body_with_its
     async with await asyncio.start_server(accept, "127.0.0.1", 0, ssl=tls) as server, client(world) as app:
         url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/a"
         assert (await app.post(url, content=upload())).content == b"content"
-        server.close_clients()
+        upstream.close_clients()
     (request,) = log
     assert (request.target, request.body) == ("/a", body)
     assert request.get("payment-signature") is not None

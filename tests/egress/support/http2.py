@@ -176,6 +176,7 @@ async def serving_http2(
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream.connections += 1
+        upstream.writers.append(writer)
         try:
             connection = Http2Connection(reader, writer, script, upstream)
             connection.h2.local_settings.max_concurrent_streams = max_concurrent_streams
@@ -194,7 +195,7 @@ async def serving_http2(
         yield upstream
     finally:
         server.close()
-        server.close_clients()
+        upstream.close_clients()
     assert upstream.failures == []
 
 
