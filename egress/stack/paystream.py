@@ -14,7 +14,7 @@ upstream connection where possible. One request runs through these states of `se
 
 `decide` asks the addon (`PaymentRequiredHook`). This module knows nothing of keyd or x402 fields.
 
-Pinned to mitmproxy 12.2.3: `HttpStream` is private, tests/egress/test_mitmproxy_shape.py watches its shape.
+Pinned to mitmproxy 12.2.3: `HttpStream` is private, tests/egress/stack/test_mitmproxy_shape.py watches its shape.
 """
 
 from __future__ import annotations

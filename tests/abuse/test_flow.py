@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import httpx
@@ -112,9 +113,13 @@ class Rally:
 
 
 async def post_ten(stage: Stage, upstream: Upstream, intents: list[str | None]) -> list[Message]:
-    headers = [{} if intent is None else {"X_402_Intent": intent} for intent in intents]
-    posts = (stage.get(upstream, method="POST", body=b"order", **fields) for fields in headers)
-    return await asyncio.gather(*posts)
+    """All have left before any can be answered: the seller's replies come from this very loop."""
+    async with asyncio.timeout(PATIENCE_S), AsyncExitStack() as stack:
+        apps = [await stack.enter_async_context(stage.app(upstream)) for _ in intents]
+        for app, intent in zip(apps, intents, strict=True):
+            headers = {} if intent is None else {"X_402_Intent": intent}
+            await app.send(method="POST", body=b"order", **headers)
+        return await asyncio.gather(*(app.answer() for app in apps))
 
 
 @pytest.mark.attack(20)

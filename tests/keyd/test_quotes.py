@@ -17,7 +17,7 @@ from keyd.reasons import Reason
 from keyd.record.sessions import Sessions
 from keyd.service import Authorized
 from tests.keyd.conftest import EGRESS, NETWORK, POLICY, SELLER, Clock, Rig, intent, offer
-from tests.keyd.test_sessions import digest_of, opened
+from tests.keyd.record.test_sessions import digest_of, opened
 
 EXPIRY = Clock().now_us // 1_000_000 + 60
 

@@ -14,6 +14,8 @@ from egress.paying.prepay import FRESH_S, MAX_REMEMBERED, MAX_TERMS, Prepayments
 from egress.wire.x402 import PaymentRequired
 from keyd import api
 from tests.egress.conftest import Pki, RunEgress, World
+from tests.egress.stack.test_http2 import client as http2_client
+from tests.egress.stack.test_http2 import seller as http2_seller
 from tests.egress.support.client import App
 from tests.egress.support.http2 import serving_http2
 from tests.egress.support.keyd import FakeKeyd, refusal
@@ -27,8 +29,6 @@ from tests.egress.support.wire import (
     payment_required,
     response,
 )
-from tests.egress.test_http2 import client as http2_client
-from tests.egress.test_http2 import seller as http2_seller
 
 AFTER = 2
 SELLER = selling(lambda _: paid_answer(), lambda _: payment_required())

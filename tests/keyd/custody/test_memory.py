@@ -21,7 +21,7 @@ from keyd import api, process
 from keyd.client import KeydClient
 from tests.keyd.conftest import sign_request
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 UNIT = (ROOT / "systemd/osmoda-keyd.service").read_text("utf-8")
 ENVIRONMENT = dict(
     pair.split("=", 1)

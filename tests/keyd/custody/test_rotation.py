@@ -20,7 +20,7 @@ from keyd.custody.keystore import WalletUnreadable
 from keyd.peer import Peer
 from keyd.reasons import Reason
 from tests.keyd.conftest import Rig
-from tests.keyd.support_custody import LABELS, PASSPHRASE, Vault
+from tests.keyd.custody.support import LABELS, PASSPHRASE, Vault
 
 ADMIN = Peer(pid=1, uid=0, gid=0)
 
@@ -128,7 +128,7 @@ async def test_killed_at_any_step_every_wallet_opens_at_the_next_start(
 
 
 def die(folder: Path, what: str, last: int) -> None:
-    program = [sys.executable, "-m", "tests.keyd.support_custody", str(folder), what, str(last)]
+    program = [sys.executable, "-m", "tests.keyd.custody.support", str(folder), what, str(last)]
     done = subprocess.run(program, timeout=60, check=False, capture_output=True)
     assert done.returncode == -9, done.stderr
 

@@ -92,7 +92,7 @@ def test_egress_gets_what_scarce_descriptors_leave(descriptors: int, egress: int
         assert sum(share.together for share in table.values()) + OWN_DESCRIPTORS <= descriptors
 
 
-PROTOCOL = (Path(__file__).resolve().parents[2] / "docs/keyd-protocol.md").read_text("utf-8")
+PROTOCOL = (Path(__file__).resolve().parents[3] / "docs/keyd-protocol.md").read_text("utf-8")
 LIMITS = PROTOCOL.partition("## Limits\n")[2].partition("\n## ")[0]
 
 
