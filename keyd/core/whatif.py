@@ -230,8 +230,7 @@ class _State:
                 caller=self._spent_on(day, caller=caller),
                 caller_and_domain=self._spent_on(day, domain=domain, caller=caller),
             ),
-            last_minute=bisect_right(self.signed_at, now_s)
-            - bisect_right(self.signed_at, now_s - RATE_WINDOW_S),
+            last_minute=len(self.signed_at) - bisect_right(self.signed_at, now_s - RATE_WINDOW_S),
             frozen=self.frozen,
             quarantined=after is not None and self.trouble.get(domain, 0) >= after,
             pin=self.pins.get(domain),

@@ -162,10 +162,10 @@ def refused(db: sqlite3.Connection, limit: int) -> list[Entry]:
     ]
 
 
-def signed_between(db: sqlite3.Connection, after_s: int, until_s: int) -> int:
-    """Payments signed later than `after_s` and not later than `until_s`."""
-    query = "SELECT COUNT(*) FROM payments WHERE signed_at > ? AND signed_at <= ?"
-    return int(db.execute(query, (after_s, until_s)).fetchone()[0])
+def signed_after(db: sqlite3.Connection, moment_s: int) -> int:
+    """Payments signed later than `moment_s`. Those of the future, too: they are there if the clock was set back, which
+    must not make room for more."""
+    return int(db.execute("SELECT COUNT(*) FROM payments WHERE signed_at > ?", (moment_s,)).fetchone()[0])
 
 
 def budget_day(now_us: int) -> str:

@@ -52,4 +52,4 @@ def _last_minute(db: sqlite3.Connection, policy: Policy, now_s: int) -> int:
     all the rest of a decision."""
     if policy.payments_per_minute is None:
         return 0
-    return payments.signed_between(db, now_s - RATE_WINDOW_S, now_s)
+    return payments.signed_after(db, now_s - RATE_WINDOW_S)

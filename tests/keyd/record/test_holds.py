@@ -237,6 +237,16 @@ async def test_payments_per_minute_are_counted_over_the_last_sixty_seconds(rig: 
     await rig.paid(what=3)
 
 
+async def test_a_clock_that_is_set_back_does_not_empty_the_minute(rig: Rig) -> None:
+    rig.policy(payments_per_minute=2)
+    await rig.paid(what=1)
+    await rig.paid(what=2)
+    rig.clock.advance(-3600)
+    assert (await rig.refused(what=3)).reason is Reason.RATE_LIMIT
+    rig.clock.advance(3660)
+    await rig.paid(what=3)
+
+
 async def test_a_host_that_takes_money_without_delivering_is_quarantined(rig: Rig) -> None:
     rig.policy(quarantine_after=3)
     for n in range(3):
