@@ -24,6 +24,7 @@ from keyd import config, jsonlog, logs
 from keyd.assembly import assemble
 from keyd.configfile import ConfigError
 from keyd.custody import kek, passphrase
+from keyd.files import sweep_temporary
 from keyd.http.listener import Listener
 from keyd.http.quotas import Quotas, shares
 from keyd.http.unix_socket import listen
@@ -88,6 +89,7 @@ async def serve(settings: config.Settings, config_file: Path, source: kek.Source
     try:
         daemon = assemble(settings, config_file, source, ledger, roles, clock_us)
         daemon.backups.sweep()
+        sweep_temporary(settings.state_dir)
         await daemon.service.record("keyd", "keyd.started", {"version": version("osmoda-x402")})
         await daemon.rotation.at_start()
         await daemon.service.custody.take_stock()

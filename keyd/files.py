@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from pathlib import Path
+from typing import Final
+
+_TEMPORARY: Final = re.compile(r"\.(.+)\.[0-9a-f]{16}", re.DOTALL)
+"""What `write_private` writes to first."""
 
 
 def write_private(path: Path, data: bytes, *, replace: bool = False) -> None:
@@ -25,11 +30,14 @@ def write_private(path: Path, data: bytes, *, replace: bool = False) -> None:
     sync_directory(path.parent)
 
 
-def sweep_temporary(folder: Path) -> None:
-    """Removes what a crash in `write_private` left beside the files of `folder`."""
+def sweep_temporary(folder: Path, name: str | None = None) -> None:
+    """Removes what a crash in `write_private` left in `folder`; for the file `name` alone, where others keep files too.
+
+    Raises OSError.
+    """
     for path in folder.glob(".*"):
-        stem, _, suffix = path.name.rpartition(".")
-        if len(suffix) == 16 and len(stem) > 1 and path.is_file():
+        left = _TEMPORARY.fullmatch(path.name)
+        if left and left[1] == (name or left[1]) and path.is_file():
             path.unlink(missing_ok=True)
 
 

@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -21,7 +22,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from keyd.custody import scrypt
 from keyd.custody.secret import Secret
-from keyd.files import make_private_directory, write_private
+from keyd.files import make_private_directory, sweep_temporary, write_private
 
 CREDENTIAL: Final = "kek"
 PASSPHRASE_CREDENTIAL: Final = "kek-passphrase"  # noqa: S105 - its name
@@ -76,6 +77,13 @@ class Source:
         """From this instant on, the next start gets `kek`. For files alone: a credential is root's to replace."""
         assert self.file is not None  # `Custody.rotate` asks for the kind first
         write_private(self.file, _content(kek, passphrase, entropy), replace=True)
+
+    def sweep(self) -> None:
+        """Removes the copy of a key that a crash in `replace` left. For who holds the ledger's lock: no other keyd
+        replaces anything now."""
+        if self.file is not None:
+            with suppress(OSError):  # in a folder that is not keyd's any more; paying does not depend on it
+                sweep_temporary(self.file.parent, self.file.name)
 
 
 def load(

@@ -72,6 +72,7 @@ class Rotation:
 
     async def at_start(self) -> None:
         """Steps 4 and 5, if this start was given another key than the last one."""
+        self._source.sweep()
         recorded, mine = self._ledger.read(_recorded), self._source.kek.id
         if recorded is not None and recorded["id"] != mine:
             if (problem := self._unsealable()) is not None:

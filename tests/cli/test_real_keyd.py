@@ -15,6 +15,8 @@ from keyd import api
 KEY = "ac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80"
 ADDRESS = "0xf39Fd6e51aad88F6F4ce6aB8827279cffFb92266"
 
+HALF_WRITTEN = ".ledger-key.json.0123456789abcdef"
+
 
 @pytest.fixture
 def real(keyctl, tmp_path):
@@ -26,6 +28,7 @@ def real(keyctl, tmp_path):
         '[x402]\nallowed_domains = ["api.example.com", "*.example.org", "http://127.0.0.1:4021"]\n'
     )
     assert keyctl("--config", config, "init").code == 0
+    (tmp_path / "state" / HALF_WRITTEN).touch()
     command = [sys.executable, "-m", "keyd", "--config", str(config)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as daemon:
         assert daemon.stderr is not None
@@ -72,6 +75,11 @@ def test_a_first_session_from_no_wallet_to_a_verified_ledger(real, tmp_path):
     assert verified.out == f"ledger verified: 4 entries\nhead: 4 {entries[-1]['hash']}\n"
     offline = real("ledger", "verify", "--file", tmp_path / "state" / "ledger.sqlite3")
     assert offline.out == verified.out
+
+
+def test_a_start_takes_away_what_a_killed_keyd_left_half_written(real, tmp_path):
+    assert real("health").code == 1  # it answers; without a wallet it cannot pay
+    assert HALF_WRITTEN not in [path.name for path in (tmp_path / "state").iterdir()]
 
 
 def test_keyd_refuses_a_key_of_zero_in_words(real, tmp_path):

@@ -164,6 +164,20 @@ def test_a_process_that_is_really_killed_loses_no_wallet(tmp_path: Path, last: i
         vault.ledger.close()
 
 
+def test_a_new_key_that_a_kill_left_half_written_is_taken_away_and_nothing_else(tmp_path: Path) -> None:
+    die(tmp_path, "rotate", 6)
+    assert len(list(tmp_path.glob(".kek.*"))) == 1  # it holds a key
+    others = [".kek.notes", ".other.0123456789abcdef", ".kek.0123456789ABCDEZ"]
+    for name in others:
+        (tmp_path / name).touch()
+    vault = Vault(tmp_path, None)
+    try:
+        asyncio.run(vault.start())
+        assert sorted(path.name for path in tmp_path.glob(".*")) == sorted(others)
+    finally:
+        vault.ledger.close()
+
+
 async def test_after_a_kill_no_wallet_is_made_that_the_next_key_would_not_open(
     vault: Callable[..., Vault], monkeypatch: pytest.MonkeyPatch
 ) -> None:
