@@ -29,6 +29,7 @@ from mitmproxy.proxy.layers.http._events import (
 from egress.paying.calls import kind_of
 from egress.paying.decisions import Asked, PaidAnswerBegun
 from egress.stack.paystream import HOLD_LIMIT_S, PayStream
+from egress.stack.transparent import Deadline, is_informational
 from egress.wire import mcp
 from egress.wire.sse import Event, EventStream
 
@@ -58,7 +59,8 @@ class McpStream(PayStream):
 
     def state_wait_for_response_headers(self, event: ResponseHeaders) -> layer.CommandGenerator[None]:
         if self._begun is not None:
-            yield from self._go_on_with(event.response)
+            if not is_informational(event):
+                yield from self._go_on_with(event.response)
             return
         kind = self._carries(event.response)
         self._call = mcp.read_call(self._request_body()) if kind else None
@@ -170,8 +172,6 @@ class McpStream(PayStream):
     # -- the paid answer goes on where the first one stopped ------------------------------------------------
 
     def _go_on_with(self, answer: http.Response) -> layer.CommandGenerator[None]:
-        if 100 <= answer.status_code < 200 and answer.status_code != 101:
-            return
         self.flow.response, paid = self._begun, self._exchange.payment
         assert self.flow.response is not None
         assert paid is not None
@@ -190,11 +190,10 @@ class McpStream(PayStream):
 
     # -- errors and deadlines -------------------------------------------------------------------------------
 
-    def _on_deadline(self, deadline: commands.RequestWakeup) -> layer.CommandGenerator[None]:
-        current = deadline is self._deadline
-        if current and self.server_state == self.state_hold_answer:
+    def _on_deadline(self, deadline: Deadline) -> layer.CommandGenerator[None]:
+        if self.server_state == self.state_hold_answer:
             yield from self._release(None)
-        elif current and self._event and self.server_state == self.state_stream_response_body:
+        elif self._event and self.server_state == self.state_stream_response_body:
             # The server keeps the stream open after its answer, and the call would wait for ever.
             yield from self._give_back_the_event()
         else:

@@ -12,7 +12,8 @@ upstream connection where possible. One request runs through these states of `se
                         ├ SignIn ─→ transmit ─→ wait_for_response_headers: another 402 is held in its turn
                         └ Pay ─→ transmit ─→ wait_for_response_headers, stream whatever comes
 
-`decide` asks the addon (`PaymentRequiredHook`). This module knows nothing of keyd or x402 fields.
+`decide` asks the addon (`PaymentRequiredHook`); `transmit` is `egress.stack.resend`; what has nothing to do with
+payments is `egress.stack.transparent`. This module knows nothing of keyd or x402 fields.
 
 Pinned to mitmproxy 12.2.3: `HttpStream` is private, tests/egress/stack/test_mitmproxy_shape.py watches its shape.
 """
@@ -24,21 +25,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from mitmproxy import http
-from mitmproxy.connection import Connection
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.context import Context
-from mitmproxy.proxy.layers import tcp
-from mitmproxy.proxy.layers.http import (
-    DropStream,
-    GetHttpConnection,
-    SendHttp,
-    is_h3_alpn,
-)
+from mitmproxy.proxy.layers.http import SendHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
     RequestData,
     RequestEndOfMessage,
-    RequestHeaders,
     RequestProtocolError,
     RequestTrailers,
     ResponseData,
@@ -49,12 +42,10 @@ from mitmproxy.proxy.layers.http._events import (
 )
 from mitmproxy.proxy.layers.http._hooks import HttpRequestHook, HttpResponseHeadersHook
 
-from egress.paying.decisions import Advance, Asked, Challenge, PassOn, Pay, Probe, Repeat, repeated
-from egress.paying.exchange import EGRESS_HEADER, Exchange
-from egress.paying.origin import connected_origin
+from egress.paying.decisions import Advance, Asked, Challenge, PassOn, Pay, Probe, Repeat
 from egress.reach import guard
-from egress.stack.flow_control import PacedStream
-from egress.stack.http1 import AnswerBrokenOff
+from egress.stack.resend import ResendStream, is_multiplexed
+from egress.stack.transparent import Deadline
 from keyd.reasons import Reason
 
 MAX_402_BODY: Final = 4 * 1024 * 1024
@@ -90,59 +81,17 @@ class AbortUpstreamHook(commands.StartHook):  # type: ignore[no-untyped-call]
     flow: http.HTTPFlow
 
 
-class _Deadline(commands.RequestWakeup):
-    """A wakeup that knows which stream asked for it."""
-
-    def __init__(self, stream: PayStream, seconds: float) -> None:
-        super().__init__(seconds)
-        self.stream = stream
-
-
-class PayStream(PacedStream):
+class PayStream(ResendStream):
     """One request and its answer; a 402 may be paid once."""
 
-    _repeat: Repeat | None = None
-    """How the request is sent for the last time so far; None: as it came."""
-    _repeats = 0
-    _held: http.Response | None = None
-    """The 402 that the repeat answers, as long as the application may still get it."""
     _held_body: bytearray
+    """What has arrived of the answer that is being held."""
     _asked: Asked | None = None
     _probed: http.Response | None = None
-    _on_reused_connection = False
-    _alias: int | None = None
-    """Stream id of the repeat on a multiplexed upstream connection, where ours belongs to the first request."""
-    _deadline: _Deadline | None = None
-    _answer_ended = False
-    """The application has been told that the answer is complete, while it was still sending."""
 
     def __init__(self, context: Context, stream_id: int) -> None:
         super().__init__(context, stream_id)
         self._held_body = bytearray()
-
-    @property
-    def _exchange(self) -> Exchange:
-        return Exchange.of(self.flow)
-
-    def _handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
-        if isinstance(event, events.Wakeup):
-            yield from self._on_deadline(event.command)
-        elif not self._comes_too_late(event):
-            yield from super()._handle_event(event)
-
-    def _comes_too_late(self, event: events.Event) -> bool:
-        """What was read together with the head of an answer that ended a probe."""
-        rest = ResponseData | ResponseTrailers | ResponseEndOfMessage
-        return self.server_state == self.state_done and isinstance(event, rest)
-
-    def start_request_stream(self) -> layer.CommandGenerator[None]:
-        """An addon has answered already: nothing goes upstream, however much of the body is still to come."""
-        if self.flow.response is None:
-            yield from super().start_request_stream()
-            return
-        self.client_state = self.state_done
-        yield HttpResponseHeadersHook(self.flow)
-        yield from self.send_response()
 
     # -- pay before the server asks -------------------------------------------------------------------------
 
@@ -168,29 +117,13 @@ class PayStream(PacedStream):
             yield from self._transmit()
         return False
 
-    def passthrough(self, event: events.Event) -> layer.CommandGenerator[None]:
-        """A tunnel. Of wakeups it hands on those of the layers inside it, and not its own late deadline."""
-        own = isinstance(event, events.Wakeup) and getattr(event.command, "stream", None) is self
-        if not own:
-            yield from super().passthrough(event)
-
     # -- the answer begins ----------------------------------------------------------------------------------
 
     def state_wait_for_response_headers(self, event: ResponseHeaders) -> layer.CommandGenerator[None]:
-        status = event.response.status_code
-        if 100 <= status < 200 and status != 101:
-            yield from self._forward_informational(event)
-        elif status == 402 and self._exchange.payable:
+        if event.response.status_code == 402 and self._exchange.payable:
             yield from self._hold(event)
         else:
             yield from super().state_wait_for_response_headers(event)
-
-    def _forward_informational(self, event: ResponseHeaders) -> layer.CommandGenerator[None]:
-        """A proxy must forward 1xx (RFC 9110 section 15.2), except to HTTP/1.0, which has none. The 100 that an
-        application waits for was sent by mitmproxy already."""
-        if event.response.status_code != 100 and self.flow.request.http_version != "HTTP/1.0":
-            event.response.headers.pop(EGRESS_HEADER, None)
-            yield SendHttp(ResponseHeaders(self.stream_id, event.response, False), self.context.client)
 
     # -- hold the 402 ---------------------------------------------------------------------------------------
 
@@ -230,13 +163,7 @@ class PayStream(PacedStream):
         if held:
             yield from self.state_stream_response_body(ResponseData(self.stream_id, held))
 
-    def _set_deadline(self, seconds: float) -> layer.CommandGenerator[None]:
-        self._deadline = _Deadline(self, seconds)
-        yield self._deadline
-
-    def _on_deadline(self, deadline: commands.RequestWakeup) -> layer.CommandGenerator[None]:
-        if deadline is not self._deadline:
-            return
+    def _on_deadline(self, deadline: Deadline) -> layer.CommandGenerator[None]:
         if self.server_state == self.state_hold_402:
             if deadline.delay == 0:
                 yield from self._set_deadline(HOLD_LIMIT_S)
@@ -254,7 +181,7 @@ class PayStream(PacedStream):
         it whole."""
         self.server_state = self.state_wait_for_upload
         self.client_state = self.state_absorb_upload
-        if not _multiplexed(self.context.server.alpn):
+        if not is_multiplexed(self.context.server):
             yield AbortUpstreamHook(self.flow)
         yield SendHttp(
             RequestProtocolError(self.stream_id, "402 before the end of the upload", ErrorCode.CANCEL),
@@ -344,31 +271,10 @@ class PayStream(PacedStream):
 
     # -- send it once more ----------------------------------------------------------------------------------
 
-    @property
-    def _upstream_id(self) -> int:
-        return self.stream_id if self._alias is None else self._alias
-
-    def _transmit(self) -> layer.CommandGenerator[None]:
-        """Send the repeat: the first time, or the same bytes again after a lost connection."""
-        assert self._repeat is not None
-        request = self.flow.request
-        connection, error = yield GetHttpConnection(
-            (request.host, request.port),
-            request.scheme == "https",
-            self.flow.server_conn.via,
-            self.flow.server_conn.transport_protocol,
-        )
-        if (yield from self.check_killed(True)):
-            return
-        # A new connection is a new question of who is at the other end.
-        if error is None and connected_origin(connection) != self._repeat.origin:
-            error = "connected to another origin"
-        if error is not None:
-            yield from self._not_transmitted(error)
-            return
-        self._on_reused_connection = self._held is not None and connection is self.context.server
-        self.context.server = self.flow.server_conn = connection
-        yield from self._send_repeat(self._repeat)
+    def _send_repeat(self, repeat: Repeat) -> layer.CommandGenerator[None]:
+        if isinstance(repeat, Probe):
+            yield from self._set_deadline(HOLD_LIMIT_S)
+        yield from super()._send_repeat(repeat)
 
     def _not_transmitted(self, error: str) -> layer.CommandGenerator[None]:
         if self._held is None:  # it was sent before, so what happened to it is unknown
@@ -380,41 +286,7 @@ class PayStream(PacedStream):
         probed = isinstance(self._repeat, Probe)
         yield from self._pass_on(Reason.TERMS_MISSING if probed else Reason.UPSTREAM_LOST)
 
-    def _send_repeat(self, repeat: Repeat) -> layer.CommandGenerator[None]:
-        server = self.context.server
-        request, body = repeated(repeat, self.flow.request, self._request_body())
-        yield from self._drop_alias()
-        if _multiplexed(server.alpn):
-            self._repeats += 1
-            self._alias = self.stream_id + (
-                self._repeats << 32
-            )  # clients count to 2^31, so no stream has this id
-            self.http_layer.streams[self._alias] = self
-        if isinstance(repeat, Probe):
-            yield from self._set_deadline(HOLD_LIMIT_S)
-        else:
-            self._held = None
-        if isinstance(repeat, Pay):  # from here it counts as sent, whatever happens to the connection
-            repeat.payment.sent = True
-        stream_id, trailers = self._upstream_id, request.trailers
-        yield SendHttp(RequestHeaders(stream_id, request, not (body or trailers)), server)
-        if body:
-            yield SendHttp(RequestData(stream_id, body), server)
-        if trailers:
-            yield SendHttp(RequestTrailers(stream_id, trailers), server)
-        yield SendHttp(RequestEndOfMessage(stream_id), server)
-
-    def _cancel_repeat(self, why: str) -> layer.CommandGenerator[None]:
-        """The server need not go on answering."""
-        if self.context.server.connected:
-            cancelled = RequestProtocolError(self._upstream_id, why, ErrorCode.CANCEL)
-            yield SendHttp(cancelled, self.context.server)
-
-    def _request_body(self) -> bytes:
-        body = self._exchange.body
-        return body.content() if body is not None else self.flow.request.raw_content or b""
-
-    # -- errors and the end ---------------------------------------------------------------------------------
+    # -- errors ---------------------------------------------------------------------------------------------
 
     def handle_protocol_error(
         self, event: RequestProtocolError | ResponseProtocolError
@@ -424,9 +296,8 @@ class PayStream(PacedStream):
         if isinstance(event, ResponseProtocolError):
             if self._concerns_the_held_402(event):
                 return
-            if self._lost_idle_connection(event):
-                # Keep-alive race: the server closed the connection that was about to be reused. The same
-                # bytes go out once more; the nonce of a payment or a sign-in counts only once.
+            if self._awaits_an_answer() and self._lost_idle_connection(event):
+                # The same bytes go out once more; the nonce of a payment or a sign-in counts only once.
                 self._on_reused_connection = False
                 yield from self._transmit()
                 return
@@ -441,8 +312,7 @@ class PayStream(PacedStream):
             event.stream_id = self.stream_id
         else:
             self._exchange.hung_up = True
-            if self._alias is not None:
-                event.stream_id = self._alias
+            event.stream_id = self._upstream_id
         yield from super().handle_protocol_error(event)
         yield from self._drop_alias()
 
@@ -452,54 +322,5 @@ class PayStream(PacedStream):
             return True
         return self._alias is not None and event.stream_id != self._alias
 
-    def _lost_idle_connection(self, event: ResponseProtocolError) -> bool:
-        return (
-            not isinstance(event, AnswerBrokenOff)
-            and self._on_reused_connection
-            and self.server_state in (self.state_wait_for_response_headers, self.state_probe)
-            and not self.context.server.connected
-        )
-
-    def _refuse_destination(self, refusal: guard.Refusal) -> layer.CommandGenerator[None]:
-        self._exchange.refusal = refusal.reason
-        self.flow.response = refusal.response()
-        yield HttpResponseHeadersHook(self.flow)
-        self.client_state = self.state_done  # whatever follows of the request is not wanted
-        yield from self.send_response()
-
-    def send_response(self, already_streamed: bool = False) -> layer.CommandGenerator[None]:
-        yield from super().send_response(already_streamed)
-        if self.server_state == self.state_done and self.client_state not in (
-            self.state_done,
-            self.state_errored,
-        ):
-            # The answer is complete before the request is. An application may wait for this end before it ends.
-            self._answer_ended = True
-            yield SendHttp(ResponseEndOfMessage(self.stream_id), self.context.client)
-
-    def flow_done(self) -> layer.CommandGenerator[None]:
-        for command in super().flow_done():
-            is_end = isinstance(command, SendHttp) and isinstance(command.event, ResponseEndOfMessage)
-            if not (is_end and self._answer_ended):
-                yield command
-        if isinstance(self.child_layer, tcp.TCPLayer):
-            self.child_layer.flow = None  # upgraded: a plain pipe, whose messages nobody looks at
-        yield from self._drop_alias()
-
-    def _drop_alias(self) -> layer.CommandGenerator[None]:
-        if self._alias is not None:
-            yield DropStream(self._alias)
-            self._alias = None
-
-    def state_done(self, _: events.Event) -> layer.CommandGenerator[None]:
-        """What still comes of an answer that was given up, a probe's for example, has nobody to go to."""
-        yield from ()
-
-    def stream_id_at(self, connection: Connection) -> int:
-        if self._alias is not None and connection is self.context.server:
-            return self._alias
-        return self.stream_id
-
-
-def _multiplexed(alpn: bytes | None) -> bool:
-    return alpn == b"h2" or is_h3_alpn(alpn)
+    def _awaits_an_answer(self) -> bool:
+        return self.server_state in (self.state_wait_for_response_headers, self.state_probe)

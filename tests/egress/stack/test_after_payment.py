@@ -101,7 +101,7 @@ async def test_a_new_connection_that_proves_another_origin_is_not_paid(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = api.Origin(scheme="http", host="other.example", port=80)
-    monkeypatch.setattr("egress.stack.paystream.connected_origin", lambda _: other)
+    monkeypatch.setattr("egress.stack.resend.connected_origin", lambda _: other)
     async with world.serving(SELLER) as upstream, world.app(upstream) as app:
         answer = await app.get()
     assert (answer.status, answer.get("X-402-Egress")) == (402, "rejected; reason=upstream_lost")

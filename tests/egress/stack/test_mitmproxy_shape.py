@@ -28,8 +28,11 @@ from egress.left_out import EMPTIED
 from egress.stack.last_words import LastWordsReader
 
 RELIED_ON: dict[str, tuple[Callable[..., Any] | type, str]] = {
-    "egress/stack/paystream.py (states, check_killed, flow_done)": (http.HttpStream, "baaac4f7cdb3"),
-    "egress/stack/paystream.py, egress/stack/layers.py (streams, connections, reuse)": (
+    "egress/stack/transparent.py, resend.py, paystream.py (states, check_killed, flow_done)": (
+        http.HttpStream,
+        "baaac4f7cdb3",
+    ),
+    "egress/stack/resend.py, egress/stack/layers.py (streams, connections, reuse)": (
         http.HttpLayer,
         "8da4a8a48e63",
     ),
@@ -37,7 +40,7 @@ RELIED_ON: dict[str, tuple[Callable[..., Any] | type, str]] = {
     "egress/stack/http1.py (read_body, send, mark_done)": (_http1.Http1Connection, "c0675638b075"),
     "egress/stack/http1.py (read_headers towards servers)": (_http1.Http1Client, "706b7a68f280"),
     "egress/stack/http1.py (read_headers towards applications)": (_http1.Http1Server, "cc8428d0bb6f"),
-    "egress/stack/http2.py, egress/stack/paystream.py (stream ids)": (_http2.Http2Client, "a113056f7d2b"),
+    "egress/stack/http2.py, egress/stack/resend.py (stream ids)": (_http2.Http2Client, "a113056f7d2b"),
     "egress/stack/http2.py (acknowledgements, send_data)": (_http2.Http2Connection, "f18f3940fd55"),
     "egress/stack/http2.py (stream_buffers, windows)": (_http_h2.BufferedH2Connection, "f983b7220f47"),
     "egress/stack/handler.py (handle_connection, drain_writers, handle_hook)": (
