@@ -5,6 +5,7 @@
   cannot be passed on gets no more window;
 - a server that announces its end (GOAWAY) is left at once, with the answers it owes: they are awaited, because one of
   them may be paid for, and its payment is good only once;
+- that a server has done nothing with a request, so that it may be sent again, is not told: `NotTaken` does;
 - a request that was cancelled while it waited for its turn is sent all the same: it is not.
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 import h2.config
 import h2.connection
@@ -51,6 +52,13 @@ class GoingAway(h2.events.Event):
     """The server takes no further requests, and will answer those up to `last_stream_id` (RFC 9113 section 6.8)."""
 
     last_stream_id: int
+
+
+class NotTaken(ResponseProtocolError):
+    """The server has said that it did nothing with the request (RFC 9113 sections 6.8, 8.7): it may be sent again."""
+
+    def __init__(self, stream_id: int) -> None:
+        super().__init__(stream_id, "the server has not taken the request", ErrorCode.GENERIC_SERVER_ERROR)
 
 
 class PacedH2Connection(BufferedH2Connection):
@@ -180,7 +188,7 @@ class Http2Client(_PacedConnection, stock.Http2Client):
         queued = tuple(self.stream_queue)
         self.stream_queue.clear()
         for stream_id in queued:
-            yield ReceiveHttp(_not_taken(stream_id))
+            yield ReceiveHttp(NotTaken(stream_id))
         if not self.h2_conn.open_outbound_streams:
             yield commands.CloseConnection(self.conn)
             self.streams.clear()
@@ -195,7 +203,15 @@ class Http2Client(_PacedConnection, stock.Http2Client):
         for own in [own for own in self.streams if own > last_stream_id]:
             del self.streams[own]
             self.h2_conn.reset_stream(own, h2.errors.ErrorCodes.CANCEL)
-            yield ReceiveHttp(_not_taken(own))
+            yield ReceiveHttp(NotTaken(own))
+
+    def _is_refusal(self, event: h2.events.Event) -> TypeGuard[h2.events.StreamReset]:
+        """Of a request without an answer."""
+        return (
+            isinstance(event, h2.events.StreamReset)
+            and event.error_code == h2.errors.ErrorCodes.REFUSED_STREAM
+            and self.streams.get(event.stream_id) is stock.StreamState.EXPECTING_HEADERS
+        )
 
     def _own_id(self, stream_id: int) -> int | None:
         return self.our_stream_id.get(stream_id)
@@ -209,6 +225,10 @@ class Http2Client(_PacedConnection, stock.Http2Client):
     def handle_h2_event(self, event: h2.events.Event) -> layer.CommandGenerator[bool]:
         if isinstance(event, GoingAway):
             yield from self._go_away(event.last_stream_id)
+            return False
+        if self._is_refusal(event):
+            del self.streams[event.stream_id]
+            yield ReceiveHttp(NotTaken(event.stream_id))
             return False
         if not isinstance(event, h2.events.InformationalResponseReceived):
             return (yield from super().handle_h2_event(event))
@@ -228,12 +248,6 @@ class Http2Client(_PacedConnection, stock.Http2Client):
         )
         yield ReceiveHttp(ResponseHeaders(event.stream_id, hint, False))
         return False
-
-
-def _not_taken(stream_id: int) -> ResponseProtocolError:
-    return ResponseProtocolError(
-        stream_id, "the server goes away and has not taken the request", ErrorCode.GENERIC_SERVER_ERROR
-    )
 
 
 def install() -> None:

@@ -271,7 +271,7 @@ class PayStream(ResendStream):
 
     # -- send it once more ----------------------------------------------------------------------------------
 
-    def _send_repeat(self, repeat: Repeat) -> layer.CommandGenerator[None]:
+    def _send_repeat(self, repeat: Repeat | None) -> layer.CommandGenerator[None]:
         if isinstance(repeat, Probe):
             yield from self._set_deadline(HOLD_LIMIT_S)
         yield from super()._send_repeat(repeat)
@@ -296,10 +296,7 @@ class PayStream(ResendStream):
         if isinstance(event, ResponseProtocolError):
             if self._concerns_the_held_402(event):
                 return
-            if self._awaits_an_answer() and self._lost_idle_connection(event):
-                # The same bytes go out once more; the nonce of a payment or a sign-in counts only once.
-                self._on_reused_connection = False
-                yield from self._transmit()
+            if self._awaits_an_answer() and (yield from self._send_again(event)):
                 return
             if self.server_state == self.state_probe:
                 yield from self._end_probe()
@@ -323,4 +320,5 @@ class PayStream(ResendStream):
         return self._alias is not None and event.stream_id != self._alias
 
     def _awaits_an_answer(self) -> bool:
-        return self.server_state in (self.state_wait_for_response_headers, self.state_probe)
+        probes = self.server_state == self.state_probe and self._probed is None
+        return probes or self.server_state == self.state_wait_for_response_headers

@@ -1,10 +1,12 @@
-"""Sends a request that has been sent once more, in another shape: with a payment, a sign-in, or as a question.
+"""Sends a request once more: with a payment, with a sign-in, as a question, or as it was if no server has taken it.
 
 On the connection that brought the first answer if it lives, else on a new one to the same origin, and never to another.
 Whether, why and in which shape is for the stream above (`egress.stack.paystream`).
 """
 
 from __future__ import annotations
+
+from typing import Final
 
 from mitmproxy import http
 from mitmproxy.connection import Connection
@@ -23,7 +25,12 @@ from mitmproxy.proxy.layers.http._events import (
 from egress.paying.decisions import Pay, Probe, Repeat, repeated
 from egress.paying.origin import connected_origin
 from egress.stack.http1 import AnswerBrokenOff
+from egress.stack.http2 import NotTaken
 from egress.stack.transparent import TransparentStream
+
+TRIES_ELSEWHERE: Final = 3
+"""How often a request that a server has not taken is sent again: of several that are all about to end, one may be the
+last, but a server that never takes any is not asked for ever."""
 
 
 class ResendStream(TransparentStream):
@@ -35,13 +42,13 @@ class ResendStream(TransparentStream):
     """The answer that the repeat answers, as long as the application may still get it."""
     _on_reused_connection = False
     """The repeat went out on a connection that the server may be closing."""
+    _tries_elsewhere = 0
     _repeats = 0
     _alias: int | None = None
     """Stream id of the repeat on a multiplexed upstream connection, where ours belongs to the first request."""
 
     def _transmit(self) -> layer.CommandGenerator[None]:
-        """Send the repeat: the first time, or the same bytes again after a lost connection."""
-        assert self._repeat is not None
+        """Send the repeat: the first time, or the same bytes again after a connection that failed."""
         request = self.flow.request
         connection, error = yield GetHttpConnection(
             (request.host, request.port),
@@ -52,7 +59,8 @@ class ResendStream(TransparentStream):
         if (yield from self.check_killed(True)):
             return
         # A new connection is a new question of who is at the other end.
-        if error is None and connected_origin(connection) != self._repeat.origin:
+        signed_for = None if self._repeat is None else self._repeat.origin
+        if error is None and signed_for and connected_origin(connection) != signed_for:
             error = "connected to another origin"
         if error is not None:
             yield from self._not_transmitted(error)
@@ -65,9 +73,10 @@ class ResendStream(TransparentStream):
         """The repeat could not be sent, or not again."""
         raise NotImplementedError
 
-    def _send_repeat(self, repeat: Repeat) -> layer.CommandGenerator[None]:
-        server = self.context.server
-        request, body = repeated(repeat, self.flow.request, self._request_body())
+    def _send_repeat(self, repeat: Repeat | None) -> layer.CommandGenerator[None]:
+        server, request, body = self.context.server, self.flow.request, self._request_body()
+        if repeat is not None:
+            request, body = repeated(repeat, request, body)
         yield from self._take_alias()
         if not isinstance(repeat, Probe):
             self._held = None
@@ -90,6 +99,24 @@ class ResendStream(TransparentStream):
     def _request_body(self) -> bytes:
         body = self._exchange.body
         return body.content() if body is not None else self.flow.request.raw_content or b""
+
+    # -- an attempt that came to nothing --------------------------------------------------------------------
+
+    def _send_again(self, event: ResponseProtocolError) -> layer.CommandGenerator[bool]:
+        """False if the server may have done something with the request. The same bytes go out once more: the nonce of
+        a payment or a sign-in counts only once."""
+        if not (self._was_not_taken(event) or self._lost_idle_connection(event)):
+            return False
+        self._tries_elsewhere += 1
+        self._on_reused_connection = False
+        yield from self._transmit()
+        return True
+
+    def _was_not_taken(self, event: ResponseProtocolError) -> bool:
+        """And all of it is still here."""
+        body = self._exchange.body
+        complete = self.client_state == self.state_done and (body is None or body.refusal is None)
+        return isinstance(event, NotTaken) and complete and self._tries_elsewhere < TRIES_ELSEWHERE
 
     def _lost_idle_connection(self, event: ResponseProtocolError) -> bool:
         """The keep-alive race: the server closed the connection that was about to be reused."""

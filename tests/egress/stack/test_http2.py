@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
+import h2.errors
 import httpx
 import pytest
 
+from egress.stack import resend
 from keyd import api
-from tests.egress.conftest import World
+from tests.egress.conftest import Pki, RunEgress, World
 from tests.egress.support.client import App
 from tests.egress.support.http2 import Http2App, Http2Connection, Stream, serving_http2
 from tests.egress.support.upstream import Upstream, selling, serving
@@ -218,6 +220,83 @@ async def test_a_payment_that_a_server_going_away_has_not_taken_goes_to_its_succ
     _, first, second = (request.get("payment-signature") for request in upstream.requests)
     assert first == second is not None
     assert len(world.keyd.requests) == 1
+
+
+LARGE = bytes(range(256)) * 512
+"""A body that streams to the server, and of which a copy is kept."""
+
+
+@pytest.mark.parametrize("body", [b"", b"question", LARGE], ids=["none", "small", "streamed"])
+@pytest.mark.parametrize("refuses", ["goaway", "refused stream"])
+async def test_a_request_that_a_server_has_not_taken_is_sent_again(
+    world: World, body: bytes, refuses: str
+) -> None:
+    """RFC 9113 sections 6.8 and 8.7: nothing of it was processed, so not even a POST can happen twice."""
+
+    async def script(stream: Stream) -> None:
+        await stream.complete.wait()
+        if len(upstream.requests) > 1:
+            await seller(stream)
+        elif refuses == "goaway":
+            await stream.go_away(0)
+        else:
+            await stream.reset(h2.errors.ErrorCodes.REFUSED_STREAM)
+
+    async with serving_http2(script, world.pki.server_for("h2")) as upstream, client(world) as app:
+        answer = await app.post(upstream.url(), content=body)
+    assert (answer.status_code, answer.content) == (200, b"content of /a")
+    assert [request.body for request in upstream.requests] == [body] * 3
+    assert [request.get("payment-signature") is not None for request in upstream.requests] == [
+        False,
+        False,
+        True,
+    ]
+    assert upstream.connections == (2 if refuses == "goaway" else 1)
+    assert len(world.keyd.requests) == 1
+
+
+async def test_a_request_that_no_server_takes_is_given_up(world: World) -> None:
+    async def script(stream: Stream) -> None:
+        await stream.complete.wait()
+        await stream.go_away(0)
+
+    async with serving_http2(script, world.pki.server_for("h2")) as upstream, client(world) as app:
+        assert (await app.get(upstream.url())).status_code == 502
+    assert len(upstream.requests) == 1 + resend.TRIES_ELSEWHERE
+
+
+async def test_a_body_that_was_not_kept_goes_to_no_second_server(run_egress: RunEgress, pki: Pki) -> None:
+    async def script(stream: Stream) -> None:
+        await stream.complete.wait()
+        await stream.go_away(0)
+
+    async with (
+        run_egress(max_request_body=len(LARGE) - 1, intercept="all") as egress,
+        serving_http2(script, pki.server_for("h2")) as upstream,
+        httpx.AsyncClient(
+            http2=True,
+            http1=False,
+            verify=pki.client("h2"),
+            proxy="http://{}:{}".format(*egress.address),
+            trust_env=False,
+        ) as app,
+    ):
+        assert (await app.post(upstream.url(), content=LARGE)).status_code == 502
+    assert len(upstream.requests) == 1
+
+
+async def test_a_request_of_which_an_answer_had_begun_is_not_sent_again(world: World) -> None:
+    """The server says that it has not taken it, and has answered: that cannot both be true."""
+
+    async def script(stream: Stream) -> None:
+        await stream.head(200)
+        await stream.data(b"begun")
+        await stream.go_away(0)
+
+    async with serving_http2(script, world.pki.server_for("h2")) as upstream, client(world) as app:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await app.get(upstream.url())
+    assert len(upstream.requests) == 1
 
 
 async def test_a_request_that_was_cancelled_in_the_queue_is_never_sent(world: World) -> None:

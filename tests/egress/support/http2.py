@@ -59,8 +59,8 @@ class Stream:
         self.connection.h2.send_headers(self.id, list(headers.items()), end_stream=True)
         await self.connection.flush()
 
-    async def reset(self) -> None:
-        self.connection.h2.reset_stream(self.id)
+    async def reset(self, code: int = 0) -> None:
+        self.connection.h2.reset_stream(self.id, code)
         await self.connection.flush()
 
     async def go_away(self, last_stream_id: int) -> None:
