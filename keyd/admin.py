@@ -114,7 +114,7 @@ class Admin:
         now_s = tx.now // 1_000_000
         waiting = proposals.find(tx.db, proposal_id, now_s)
         if waiting is None:
-            return Deny(Reason.PROPOSAL_UNKNOWN, f"proposal {proposal_id}")
+            return Deny(Reason.PROPOSAL_UNKNOWN, f"nothing waits under {proposal_id}")
         changes = [facts.put(Kind.PENDING, proposal_id, None)]
         if approve and waiting["kind"] == "payment":
             changes.append(facts.put(Kind.APPROVAL, proposal_id, now_s + proposals.APPROVAL_S))

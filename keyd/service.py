@@ -175,7 +175,7 @@ class Service:
     def _weigh_and_record(self, tx: Transaction, peer: Peer, report: api.OutcomeReport) -> str | Deny:
         payment = payments.by_id(tx.db, report.payment_id)
         if payment is None:
-            return Deny(Reason.PAYMENT_UNKNOWN, f"payment {report.payment_id}")
+            return Deny(Reason.PAYMENT_UNKNOWN, f"there is no payment {report.payment_id}")
         signed = Signed(payment.authorization.from_, payment.network, payment.amount)
         found = evidence.weigh(signed, report)
         other = None if found.transaction is None else records.claimed(tx.db, payment, found.transaction)
@@ -198,7 +198,7 @@ class Service:
     def _prove_and_record(self, tx: Transaction, peer: Peer, found: api.ChainEvidence) -> str | Deny:
         payment = payments.by_id(tx.db, found.payment_id)
         if payment is None:
-            return Deny(Reason.PAYMENT_UNKNOWN, f"payment {found.payment_id}")
+            return Deny(Reason.PAYMENT_UNKNOWN, f"there is no payment {found.payment_id}")
         state = evidence.prove(
             payment.authorization.valid_before,
             found,
@@ -236,7 +236,7 @@ class Service:
         if self.ledger.fault is not None:
             found.append(f"{api.LEDGER_WRITE_FAILED}: {self.ledger.fault}")
         if (wallet := self.custody.default_problem()) is not None:
-            found.append(f"{wallet.detail}: {wallet.reason.explanation.summary}")
+            found.append(f"{wallet.detail} ({wallet.reason})")
         return found
 
     async def _transact[T](self, step: Callable[[Transaction], T]) -> T:

@@ -62,7 +62,7 @@ def run(arguments: Sequence[str]) -> int:
         error.show()
         return EXIT_USAGE
     except click.UsageError as error:
-        report(error.format_message(), _usage_hint(error))
+        report(" ".join(error.format_message().split()), _usage_hint(error))  # choices come a line each
         return EXIT_USAGE
     except click.ClickException as error:
         report(error.format_message())

@@ -13,6 +13,7 @@ from keyd import api
 from keyd.cli.context import Invocation, invocation
 from keyd.cli.errors import CliError, os_fault
 from keyd.cli.key_sources import new_passphrase
+from keyd.cli.program import as_called
 from keyd.cli.render import count, escaped, listed
 from keyd.cli.wallet_commands import wallet
 from keyd.client import KeydClient
@@ -38,7 +39,7 @@ def kek(run: Invocation, as_json: bool) -> None:
         return
     figures = [("key", view.id), ("from", _SOURCES[view.source]), ("seals", count(view.wallets, "wallet"))]
     if view.next is not None:
-        figures.append(("changing to", f"{view.next}: `keyctl wallet rotate-kek` ends it"))
+        figures.append(("changing to", as_called(f"{view.next}: `keyctl wallet rotate-kek` ends it")))
     click.echo(listed(figures))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Sequence
 from typing import Final
 
 import click
@@ -36,7 +37,21 @@ class UsdAmount(click.ParamType[str]):
         try:
             return _USD.validate_python(value)
         except ValidationError:
-            self.fail(f'{value!r} is not a USD amount: write it like "1.00"', param, ctx)
+            self.fail(
+                f'{value!r} is not a USD amount: write it like "1.00", at most six decimal places', param, ctx
+            )
+
+
+class CoveringPattern(click.ParamType[DomainPattern]):
+    """One domain, or a pattern for many, as `allowed_domains` has it."""
+
+    name = "domain"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> DomainPattern:
+        try:
+            return DomainPattern.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
 
 
 class RecordedDomain(click.ParamType[str]):
@@ -45,10 +60,7 @@ class RecordedDomain(click.ParamType[str]):
     name = "domain"
 
     def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        try:
-            pattern = DomainPattern.parse(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+        pattern = CoveringPattern().convert(value, param, ctx)
         if pattern.subdomains or pattern.port is None:
             self.fail(f"{value!r} stands for many domains; name one", param, ctx)
         return str(pattern)
@@ -81,9 +93,9 @@ def policy(run: Invocation, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("domains", nargs=-1, required=True, metavar="DOMAIN…")
+@click.argument("domains", nargs=-1, required=True, metavar="DOMAIN…", type=CoveringPattern())
 @invocation
-def allow(run: Invocation, domains: tuple[str, ...]) -> int:
+def allow(run: Invocation, domains: tuple[DomainPattern, ...]) -> int:
     """Let these domains be paid: `api.example.com`, `*.example.com`, `http://host:port`, or `*`.
 
     A domain that `keyctl x402 deny` denied is taken from that list. Exit code 3: filed as a proposal, not in force.
@@ -92,9 +104,9 @@ def allow(run: Invocation, domains: tuple[str, ...]) -> int:
 
 
 @click.command()
-@click.argument("domains", nargs=-1, required=True, metavar="DOMAIN…")
+@click.argument("domains", nargs=-1, required=True, metavar="DOMAIN…", type=CoveringPattern())
 @invocation
-def deny(run: Invocation, domains: tuple[str, ...]) -> int:
+def deny(run: Invocation, domains: tuple[DomainPattern, ...]) -> int:
     """Never pay these domains, whatever else allows them. Written as for `allow`."""
     return change(run, api.PolicyPatch(deny=_at_most_100(domains)))
 
@@ -257,11 +269,13 @@ def _echo_proposal(proposal: api.Proposal, wider: list[str]) -> None:
     click.echo(
         f"{click.style('Not in force', fg='yellow')}: an agent may not permit more than before ({asks}).\n"
         f"It was filed as proposal {escaped(proposal.id)}, until {moment(proposal.expires_at)}.\n"
-        f"An administrator decides with `keyctl x402 approve {escaped(proposal.id)}` or `reject`."
+        + as_called(
+            f"An administrator decides with `keyctl x402 approve {escaped(proposal.id)}` or `reject`."
+        )
     )
 
 
-def _at_most_100(domains: tuple[str, ...]) -> list[str]:
+def _at_most_100(domains: Sequence[str | DomainPattern]) -> list[str]:
     if len(domains) > 100:
         raise click.UsageError("at most 100 domains at once")
-    return list(domains)
+    return [str(domain) for domain in domains]

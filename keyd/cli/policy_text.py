@@ -9,6 +9,7 @@ from itertools import islice
 import click
 
 from keyd import api
+from keyd.cli.program import as_called
 from keyd.cli.render import count, escaped, listed, moment, usd
 
 DEAREST = 3  # domains that are named in the first sentence; `keyctl x402 spend` lists all
@@ -109,7 +110,7 @@ def _notes(view: api.PolicyView) -> Iterator[str]:
     if view.pending:
         waits = "waits" if len(view.pending) == 1 else "wait"
         yield ""
-        yield f"{len(view.pending)} {waits} for approval: `keyctl x402 pending` shows what."
+        yield as_called(f"{len(view.pending)} {waits} for approval: `keyctl x402 pending` shows what.")
 
 
 def _approvals(view: api.PolicyView) -> str:

@@ -91,7 +91,7 @@ class Backups:
         """At most 256 KiB of the backup from `offset` on; with its last part it is gone from here."""
         made = self._made
         if made is None or made.id != id_:
-            return Deny(Reason.BACKUP_UNKNOWN, f"backup {id_[:64]!r}")
+            return Deny(Reason.BACKUP_UNKNOWN, f"there is no backup {id_[:64]!r}")
         with made.file.open("rb") as file:
             file.seek(offset)
             part = file.read(_PART)

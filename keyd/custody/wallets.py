@@ -60,9 +60,9 @@ class Custody:
         label = label or self.default_label(db)
         recorded = _recorded(db, label)
         if recorded is None:
-            return Deny(Reason.WALLET_MISSING, f"wallet {label!r}")
+            return Deny(Reason.WALLET_MISSING, f"there is no wallet {label!r}")
         if recorded["archived"]:
-            return Deny(Reason.WALLET_ARCHIVED, f"wallet {label!r}")
+            return Deny(Reason.WALLET_ARCHIVED, f"wallet {label!r} is archived")
         try:
             payer = self.keystore.open(label)
         except WalletMissing:
@@ -169,7 +169,7 @@ class Custody:
         try:
             recorded = _of(make())
         except WalletExists:
-            return Deny(Reason.WALLET_EXISTS, f"wallet {label!r}")
+            return Deny(Reason.WALLET_EXISTS, f"there is a wallet {label!r} already")
         except OSError as error:
             return Deny(Reason.LEDGER_UNAVAILABLE, f"wallet {label!r} was not made: {error.strerror}")
 
@@ -190,7 +190,9 @@ class Custody:
 
     def _unless_new(self, label: str) -> Deny | None:
         recorded = self._ledger.read(lambda db: _recorded(db, label))
-        return None if recorded is None else Deny(Reason.WALLET_EXISTS, f"wallet {label!r}")
+        return (
+            None if recorded is None else Deny(Reason.WALLET_EXISTS, f"there is a wallet {label!r} already")
+        )
 
     def _label_of(self, address: str) -> str | None:
         """Of the wallet on record that has this address."""
@@ -217,9 +219,9 @@ class Custody:
         def step(tx: Transaction) -> api.Wallet | Deny:
             recorded = _recorded(tx.db, label)
             if recorded is None:
-                return Deny(Reason.WALLET_MISSING, f"wallet {label!r}")
+                return Deny(Reason.WALLET_MISSING, f"there is no wallet {label!r}")
             if label == self.default_label(tx.db) and not even_default:
-                return Deny(Reason.WALLET_IS_DEFAULT, f"wallet {label!r}")
+                return Deny(Reason.WALLET_IS_DEFAULT, f"wallet {label!r} is the default")
             if recorded["archived"]:
                 return _view(label, recorded, self.default_label(tx.db))
             unproven = payments.of_wallet(tx.db, label).unproven
@@ -234,7 +236,7 @@ class Custody:
         def step(tx: Transaction) -> api.Wallet | Deny:
             recorded = _recorded(tx.db, label)
             if recorded is None:
-                return Deny(Reason.WALLET_MISSING, f"wallet {label!r}")
+                return Deny(Reason.WALLET_MISSING, f"there is no wallet {label!r}")
             if not recorded["archived"]:
                 return _view(label, recorded, self.default_label(tx.db))
             return self._record(tx, peer, "wallet.restored", label, recorded | {"archived": False})
@@ -266,7 +268,7 @@ class Custody:
         async with self.lock:  # one at a time: each takes 128 MiB for its passphrase
             recorded = self._ledger.read(lambda db: _recorded(db, label))
             if recorded is None:
-                return Deny(Reason.WALLET_MISSING, f"wallet {label!r}")
+                return Deny(Reason.WALLET_MISSING, f"there is no wallet {label!r}")
             try:
                 address, key = self.keystore.reveal(label)
             except (WalletMissing, WalletUnreadable) as error:

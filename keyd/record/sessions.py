@@ -145,7 +145,7 @@ class Sessions:
                 data = {"payments": payments, "session": session.as_json(), "spent_usd_micros": spent}
                 tx.append("x402.session.closed", str(peer), data | {"facts": [change]})
                 return _view(tx.db, session)
-        return Deny(Reason.SESSION_UNKNOWN, f"session {session_id[:ID_LENGTH]!a}")
+        return Deny(Reason.SESSION_UNKNOWN, f"no session {session_id[:ID_LENGTH]!a} is open")
 
     def list(self, peer: Peer, now_s: int, *, of_anybody: bool) -> api.SessionList:
         """Those that are open."""

@@ -104,7 +104,7 @@ class PaymentRoutes:
         payment_id = request.match_info["id"]
         story = await self._looks.take(request.peer, self._views.story, payment_id)
         if story is None:
-            raise Refused(Reason.PAYMENT_UNKNOWN, f"payment {payment_id[:64]!r}", 404)
+            raise Refused(Reason.PAYMENT_UNKNOWN, f"there is no payment {payment_id[:64]!r}", 404)
         return respond(story)
 
 

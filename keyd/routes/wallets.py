@@ -74,7 +74,7 @@ class WalletRoutes:
         for damaged in held.damaged:
             if damaged.label == label:
                 raise Refused(Reason.WALLET_UNREADABLE, damaged.problem)
-        raise Refused(Reason.WALLET_MISSING, f"wallet {label[:64]!r}", 404)
+        raise Refused(Reason.WALLET_MISSING, f"there is no wallet {label[:64]!r}", 404)
 
     async def archive(self, request: Request) -> Response:
         message, peer = await parse(request, api.WalletArchive), request.peer

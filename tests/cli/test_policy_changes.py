@@ -132,7 +132,7 @@ def test_a_change_beyond_the_limits_is_refused_with_the_way_out(keyd, ask):
         (["budget"], "give either an amount or --remove"),
         (["budget", "1.00", "--remove", "--domain", "a.example"], "give either an amount or --remove"),
         (["budget", "--remove"], "--remove needs --domain or --caller"),
-        (["budget", "1.0000001"], "is not a USD amount"),
+        (["budget", "1.0000001"], "at most six decimal places"),
         (["budget", "-1"], "No such option"),
         (["budget", "1e3"], "is not a USD amount"),
         (["budget", "١"], "is not a USD amount"),
@@ -144,9 +144,12 @@ def test_a_change_beyond_the_limits_is_refused_with_the_way_out(keyd, ask):
         (["cap"], "Missing argument"),
         (["cap", "$1"], "is not a USD amount"),
         (["allow"], "Missing argument"),
+        (["allow", "https://a.example/path"], "only scheme, host and port count"),
+        (["allow", "http://*.example.com"], "plain http is allowed host by host only"),
         (["signin", "allow"], "Missing argument"),
         (["signin", "allow", "*.example.com"], "stands for many domains"),
         (["deny"], "Missing argument"),
+        (["deny", "http://a.example:"], "the port is not a number"),
         (["allow", *["a.example"] * 101], "at most 100 domains"),
         (["freeze", "x" * 201], "more than 200 characters"),
         (["reset", "*.example.com"], "stands for many domains"),
@@ -313,10 +316,14 @@ def test_rejecting_says_what_was_rejected(keyd, ask):
 @pytest.mark.parametrize("verb", ["approve", "reject"])
 def test_an_id_that_waits_no_more_is_refused(keyd, ask, verb):
     keyd.answers["policy"] = POLICY
-    keyd.answers[verb] = api.Refusal(code="proposal_unknown", detail="proposal 00", hint="List them.")
+    keyd.answers[verb] = api.Refusal(
+        code="proposal_unknown", detail="nothing waits under 00", hint="List them."
+    )
     result = ask("x402", verb, "00")
     assert (result.code, result.out) == (1, "")
-    assert result.err == "keyctl: error: proposal 00 (proposal_unknown)\nkeyctl: hint: List them.\n"
+    assert (
+        result.err == "keyctl: error: nothing waits under 00 (proposal_unknown)\nkeyctl: hint: List them.\n"
+    )
 
 
 @pytest.mark.parametrize(

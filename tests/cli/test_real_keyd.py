@@ -44,6 +44,7 @@ def test_a_first_session_from_no_wallet_to_a_verified_ledger(real, tmp_path):
     before = real("health")
     assert before.code == 1
     assert "degraded" in before.out
+    assert "keyctl: error: there is no wallet 'default' (wallet_missing)\n" in before.err
 
     key_file = tmp_path / "key"
     key_file.write_text(KEY)
@@ -53,7 +54,9 @@ def test_a_first_session_from_no_wallet_to_a_verified_ledger(real, tmp_path):
     assert real("wallet", "create", "second").code == 0
     again = real("wallet", "create", "second")
     assert again.code == 1
-    assert "(wallet_exists)" in again.err
+    assert "keyctl: error: there is a wallet 'second' already (wallet_exists)\n" in again.err
+    unknown = real("x402", "approve", "abc")
+    assert "keyctl: error: nothing waits under abc (proposal_unknown)\n" in unknown.err
     assert real("health").code == 0
 
     wallets = api.WalletList.model_validate_json(real("wallet", "list", "--json").out).wallets
