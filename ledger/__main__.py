@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from ledger import jsonl, kept
+from ledger import jsonl, kept, terminal
 from ledger.errors import LedgerError
 from ledger.export import FORMATS, Period, export_file
 from ledger.note import Key
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return command(options)
     except LedgerError as error:
-        print(f"ledger: error: {error}", file=sys.stderr)
+        print(f"ledger: error: {terminal.one_line(str(error))}", file=sys.stderr)
         print(f"ledger: hint: {error.hint}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `… | head`
@@ -61,15 +61,14 @@ def _say(verdict: Verdict, *, compared: int, signed: bool) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    for text in export_file(options.file, options.format, Period.parse(options.since, options.until)):
-        sys.stdout.write(text)
-    sys.stdout.flush()
+    period = Period.parse(options.since, options.until)
+    terminal.write(sys.stdout, export_file(options.file, options.format, period))
     return 0
 
 
 def _import(options: argparse.Namespace) -> int:
     head = jsonl.restore(options.file, options.ledger)
-    print(f"{options.ledger}: {head.seq} entries")
+    print(f"{terminal.one_line(str(options.ledger))}: {head.seq} entries")
     print(f"head: {head.seq} {head.hash.hex()}")
     return 0
 

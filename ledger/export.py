@@ -12,6 +12,7 @@ import json
 import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -33,6 +34,21 @@ counted for in the budget; `amount_atomic` exact in any case."""
 
 _FORMULA: Final = re.compile(r"(^|;)(?=\s*[=+@＝＋－＠-])")  # noqa: RUF001 - full width
 """Where one could begin: LibreOffice, and Excel in half of the world, part cells at semicolons as well."""
+
+
+INCOMPLETE: Final = "incomplete: this export ends here, because the ledger could not be read further\n"
+"""No entry, no row of the CSV's width, no directive: whatever reads the export stops here instead of believing it."""
+_NOT_AS_WRITTEN: Final = (
+    ArithmeticError,
+    AttributeError,
+    KeyError,
+    IndexError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
+"""What reading something else than keyd wrote ends in: exports trust the file, and `verify` says what is wrong with it."""
+_CHECK_PATH: Final = "Check the path and your permissions."
 
 
 class Period(NamedTuple):
@@ -86,20 +102,37 @@ def export(db: sqlite3.Connection, form: str, period: Period) -> Iterator[str]:
 
 
 def export_file(path: Path, form: str, period: Period) -> Iterator[str]:
-    """The same of a ledger file, beside a running keyd or without one. Raises LedgerError."""
+    """The same of a ledger file, beside a running keyd or without one.
+
+    Raises LedgerError; after the last piece that could be read comes INCOMPLETE then.
+    """
+    begun = False
     try:
         store.refuse_empty(path)
-        db = store.open_reader(path)
-        try:
+        with closing(store.open_reader(path)) as db:
             store.check_format(db)
             db.execute("BEGIN")  # one moment of the ledger
-            yield from export(db, form, period)
-        finally:
-            db.close()
-    except (OSError, sqlite3.Error) as error:
-        raise LedgerError(f"cannot export {path}: {error}", "Check the path and your permissions.") from error
-    except LedgerError as error:
-        raise LedgerError(f"cannot export {path}: {error}", error.hint) from error
+            for text in export(db, form, period):
+                yield text
+                begun = True
+    except (LedgerError, OSError, sqlite3.Error, *_NOT_AS_WRITTEN) as error:
+        if begun:
+            yield INCOMPLETE
+        raise _in_words(path, error) from error
+
+
+def _in_words(path: Path, error: Exception) -> LedgerError:
+    if isinstance(error, LedgerError):
+        return LedgerError(f"cannot export {path}: {error}", error.hint)
+    if isinstance(error, OSError):
+        return LedgerError(f"cannot export {path}: {error.strerror}", _CHECK_PATH)
+    if isinstance(error, sqlite3.Error):
+        code = (
+            getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+        )  # none: text that is not UTF-8
+        hint = store.RESTORE if code == sqlite3.SQLITE_CORRUPT else _CHECK_PATH
+        return LedgerError(f"cannot export {path}: {error}", hint)
+    return LedgerError(f"cannot export {path}: it holds something that keyd does not write", store.RESTORE)
 
 
 def decimal(units: int, decimals: int) -> str:

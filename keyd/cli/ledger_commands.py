@@ -14,7 +14,7 @@ from keyd.cli.context import Invocation, invocation
 from keyd.cli.errors import CliError, report
 from keyd.cli.render import entry_moment, escaped, usd_of_micros
 from keyd.client import KeydClient
-from ledger import jsonl, kept
+from ledger import jsonl, kept, terminal
 from ledger.chain import Head
 from ledger.errors import LedgerError
 from ledger.export import FORMATS, Period, export_file
@@ -92,7 +92,7 @@ def checkpoint(run: Invocation) -> None:
 
     keyd signs one every ten minutes or thousand entries, and when it stops, into ledger.heads and the journal.
     """
-    click.echo(run.ask(KeydClient.ledger_checkpoint).note, nl=False)
+    click.echo(terminal.harmless(run.ask(KeydClient.ledger_checkpoint).note), nl=False)
 
 
 @ledger.command()
@@ -115,8 +115,7 @@ def export(run: Invocation, form: str, since: str | None, until: str | None, fil
     """
     try:
         period = Period.parse(since, until)
-        for text in export_file(file or run.settings().ledger_file, form, period):
-            click.echo(text, nl=False)
+        terminal.write(sys.stdout, export_file(file or run.settings().ledger_file, form, period))
     except LedgerError as error:
         raise CliError(str(error), error.hint or None) from error
 

@@ -187,6 +187,11 @@ def test_a_checkpoint_is_printed_as_it_is_signed(keyd, ask):
     assert ask("ledger", "checkpoint").out == NOTE
 
 
+def test_a_checkpoint_that_no_keyd_writes_steers_no_terminal(keyd, ask):
+    keyd.answers["ledger_checkpoint"] = api.SignedHead(note=f"{NOTE}\x1b[2J\u202e\n")
+    assert ask("ledger", "checkpoint").out == NOTE + "\\x1b[2J\\u202e\n"
+
+
 def test_verify_sends_the_heads_that_were_kept(keyd, ask):
     keyd.answers["ledger_verify"] = OK.model_copy(update={"agreed": 1})
     result = ask("ledger", "verify", "--against", f"3:{HASH}")
