@@ -441,7 +441,7 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
         "Try again when the server is reachable; the same request gets the same payment again.",
     ),
     Reason.CLIENT_GONE: Explanation(
-        "The program hung up while the payment was prepared; it was not sent.",
+        "The program hung up, or cancelled its call, while the payment was prepared; it was not sent.",
         "Nothing to do here; the same request gets the same payment again.",
     ),
     Reason.DESTINATION_PRIVATE: Explanation(

@@ -15,7 +15,7 @@ from mitmproxy.addons.proxyserver import Proxyserver
 from egress.paying import steering
 from egress.paying.buyer import Buyer
 from egress.paying.calls import LiveCalls, kind_of
-from egress.paying.decisions import Advance, Challenge, PaidAnswerBegun, Pay
+from egress.paying.decisions import Advance, Challenge, PaidAnswerBegun, PassOn, Pay
 from egress.paying.exchange import EGRESS_HEADER, BodyCopy, Exchange, Payment
 from egress.paying.payer import Failure, Payer
 from egress.paying.room import Room
@@ -97,7 +97,11 @@ class X402Addon:
         challenge.upstream_blocked = self._abort_if_blocked(challenge.flow)
         decision = challenge.decision = await self._buyer.decide(challenge)
         if isinstance(decision, Pay) and isinstance(decision.payment.instrument, PaidCall):
-            self._calls.begin(challenge.flow, decision.payment.instrument)
+            if self._calls.was_cancelled(challenge.flow, decision.payment.instrument.call):
+                self._report(decision.payment, failure="not_sent")
+                challenge.decision = PassOn(Reason.CLIENT_GONE)  # nobody waits for the result
+            else:
+                self._calls.begin(challenge.flow, decision.payment.instrument)
         Exchange.of(challenge.flow).asked_in_body = challenge.asked is not None
 
     async def prepay(self, advance: Advance) -> None:

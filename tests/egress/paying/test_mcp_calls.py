@@ -340,6 +340,55 @@ async def test_a_cancellation_names_the_call_as_the_server_knows_it(world: World
         assert await cancel(7, "s1") == 7
 
 
+async def paid_tool(connection: Connection) -> None:
+    """It also takes cancellations."""
+    while True:
+        request = json.loads((await connection.request()).body)
+        params = request["params"]
+        if "requestId" in params:
+            await connection.send(response(202))
+        else:
+            await connection.send(
+                as_json(request["id"], WEATHER if mcp.PAYMENT in params["_meta"] else PAYWALL)
+            )
+
+
+@pytest.mark.parametrize(("cancels", "pays"), [(7, False), (8, True)], ids=["this call", "another"])
+async def test_a_call_that_is_cancelled_while_keyd_decides_is_not_paid(
+    world: World, cancels: int, pays: bool
+) -> None:
+    """Nobody waits for its result. The server has answered it already, under the id that the program gave it."""
+    decides = asyncio.Event()
+
+    async def sign(request: api.SignRequest) -> api.SignReply:
+        await decides.wait()
+        return reply_to(request, 1)
+
+    world.keyd.sign = sign
+    async with world.serving(paid_tool) as upstream, world.app(upstream) as app, world.app(upstream) as other:
+        await app.send("/mcp", method="POST", body=call(7))
+        await world.keyd.asked.wait()
+        assert (await other.get("/mcp", method="POST", body=cancellation(cancels))).status == 202
+        decides.set()
+        answer = await app.answer()
+    report = await world.keyd.outcomes.get()
+    assert json.loads(upstream.requests[1].body)["params"] == {"requestId": cancels}
+    assert len(upstream.requests) == (3 if pays else 2)
+    if pays:
+        assert answer.body == message(7, WEATHER)
+    else:
+        assert answer.body == message(7, PAYWALL)
+        assert answer.get("X-402-Egress") == "rejected; reason=client_gone"
+        assert report.failure == "not_sent"
+
+
+async def test_a_cancellation_is_about_a_call_that_was_made_before_it(world: World) -> None:
+    """Clients count from 1 whenever they start."""
+    async with world.serving(paid_tool) as upstream, world.app(upstream) as app:
+        assert (await app.get("/mcp", method="POST", body=cancellation(7))).status == 202
+        assert (await app.get("/mcp", method="POST", body=call(7))).body == message(7, WEATHER)
+
+
 async def test_nobody_cancels_a_call_that_another_has_paid(run_egress: RunEgress, keyd: FakeKeyd) -> None:
     """Both call without a session, and both count from 1. One is known by its token, the other by its user."""
     token = {"name": "ci", "token_sha256": hashlib.sha256(b"t").hexdigest()}
