@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.scratch import suits
+
+# Before anything asks for a temporary folder.
+if not suits(Path(tempfile.gettempdir())):
+    os.environ["TMPDIR"] = tempfile.tempdir = "/tmp"
 
 # A shared machine may stall any one example: a deadline would report the machine, not the code.
 settings.register_profile("osmoda", deadline=None)

@@ -80,7 +80,7 @@ def keyd(tmp_path: Path) -> Iterator[FakeKeyd]:
 
     thread = threading.Thread(target=live)
     thread.start()
-    assert listening.wait(10)
+    assert listening.wait(60)
     yield fake
     loop.call_soon_threadsafe(loop.stop)
     thread.join(10)

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keyd.cli.environment import BUNDLE_VARIABLES, Proxy, TrustFiles, program_environment
+from tests.loopback import refusing_port
 from tests.real.support.authority import make_authority
 
 PROXY = Proxy.parse("http://127.0.0.1:19999")
@@ -170,7 +171,7 @@ def test_a_program_that_writes_to_a_closed_pipe_dies_of_it_as_in_a_shell() -> No
     assert process.stdout is not None
     process.stdout.readline()
     process.stdout.close()
-    assert process.wait(30) == -signal.SIGPIPE
+    assert process.wait(60) == -signal.SIGPIPE
 
 
 @pytest.mark.usefixtures("proxy")
@@ -209,9 +210,8 @@ def test_a_command_line_that_cannot_be_meant_is_2(arguments: list[str]) -> None:
 
 
 def test_without_a_proxy_nothing_is_run_and_no_token_is_shown(proxy: str, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    done = run("--proxy", f"http://ci:secret@127.0.0.1:{port}", "touch", str(tmp_path / "ran"))
+    with refusing_port() as port:
+        done = run("--proxy", f"http://ci:secret@127.0.0.1:{port}", "touch", str(tmp_path / "ran"))
     assert done.returncode == 1
     assert done.stderr.startswith(
         f"keyctl: error: no proxy listens on http://127.0.0.1:{port}: connection refused\n"

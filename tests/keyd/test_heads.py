@@ -36,7 +36,7 @@ def ledger(tmp_path: Path) -> Callable[..., Ledger]:
     def make(*names: str, at: Path = tmp_path / "ledger.sqlite3") -> Ledger:
         ledger = Ledger.open(at, clock=lambda: 1_795_226_434_000_000)
         for name in names:
-            ledger.transact(lambda tx, name=name: tx.append(name, "test", {})).result(20)
+            ledger.transact(lambda tx, name=name: tx.append(name, "test", {})).result(60)
         return ledger
 
     return make
@@ -127,13 +127,13 @@ async def test_a_head_is_due_after_so_many_entries_or_seconds(
     with closing(ledger()) as record:
         signing = Heads(record, KEY, file)
         task = asyncio.create_task(signing.keep_signing(lambda: now[0]))
-        await asyncio.wait_for(looked.wait(), 10)
+        await asyncio.wait_for(looked.wait(), 60)
         looked.clear()
         if entries:
-            record.transact(lambda tx: [tx.append("a", "test", {}) for _ in range(entries)]).result(20)
+            record.transact(lambda tx: [tx.append("a", "test", {}) for _ in range(entries)]).result(60)
         now[0] = seconds
         looks.release()
-        await asyncio.wait_for(looked.wait(), 10)
+        await asyncio.wait_for(looked.wait(), 60)
         task.cancel()
         assert (signing.newest is not None) == due
 
@@ -197,7 +197,7 @@ async def test_a_head_may_be_cut_off_at_any_byte_even_within_a_character(
     with closing(ledger("a")) as record:
         first = await Heads(record, KEY, file).sign()
         begin = len(content(file))
-        record.transact(lambda tx: tx.append("b", "test", {})).result(20)
+        record.transact(lambda tx: tx.append("b", "test", {})).result(60)
         await Heads(record, KEY, file).sign()
         whole = content(file)
         for end in range(begin, len(whole) - 1):

@@ -120,7 +120,11 @@ POLICIES = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(policy=POLICIES, first=OFFERS, offers=OFFERS)
 async def test_the_quote_is_the_decision_that_follows(
     policy: Policy,

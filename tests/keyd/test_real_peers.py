@@ -148,7 +148,7 @@ def become(user: User, task: Callable[[], Any]) -> Any:
 
 class _Unix(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
-        super().__init__("keyd", timeout=20)
+        super().__init__("keyd", timeout=60)
         self._path = str(path)
 
     def connect(self) -> None:

@@ -20,7 +20,7 @@ import pytest
 from ledger import Entry, Ledger, LedgerError, LedgerUnavailable, Transaction
 from ledger.verify import verify
 
-WAIT_S = 20
+WAIT_S = 60
 
 
 def noted(text: str) -> Callable[[Transaction], Entry]:

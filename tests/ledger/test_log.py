@@ -19,7 +19,7 @@ from ledger import Entry, EntryRefused, Head, Ledger, LedgerError, LedgerUnavail
 from ledger.chain import GENESIS
 from ledger.verify import verify
 
-WAIT_S = 20  # for an event of another thread; only a hanging test waits that long
+WAIT_S = 60  # for an event of another thread; only a hanging test waits that long
 
 
 def noted(text: str = "") -> Callable[[Transaction], Entry]:
@@ -143,6 +143,7 @@ def test_readers_in_many_threads_see_whole_commits(ledger: Ledger) -> None:
         return count, db.execute("SELECT head_seq FROM meta").fetchone()[0]
 
     def watch() -> None:
+        seen.append(ledger.read(look))
         while not done.is_set():
             seen.append(ledger.read(look))
 

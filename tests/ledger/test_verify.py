@@ -488,7 +488,11 @@ def test_verify_raises_for_a_file_that_is_no_ledger(tmp_path: Path) -> None:
         verify(tmp_path / "nowhere.db")
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(data=st.data())
 def test_whatever_bytes_change_it_ends_in_words(
     written: Path, tmp_path: Path, clock: Any, data: st.DataObject

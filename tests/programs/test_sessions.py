@@ -39,7 +39,7 @@ def curl(url: str, *, times: int = 1, parallel: int = 1) -> list[str]:
 def test_a_command_spends_its_own_budget_and_no_more(shops: Shops, machine: Machine) -> None:
     output = machine.run_in_session(curl(f"{shops.http}/paid/text", times=3), "research", "0.002")
     assert output.code == 0
-    said = [line.strip() for _, line in output.lines]
+    said = [line.strip() for line in output.lines]
     assert [line.split(";")[0] for line in said] == ["X-402-Egress: paid"] * 2 + ["X-402-Egress: rejected"]
     assert said[2].endswith("reason=budget_session")
     [row] = [row for row in spent_by_session(machine) if row["key"].startswith("research/")]
@@ -54,8 +54,8 @@ def test_parallel_requests_do_not_overspend_a_session(shops: Shops, machine: Mac
     output = machine.run_in_session(
         curl(f"{shops.http}/paid/text", times=24, parallel=8), "parallel", "0.005"
     )
-    paid = [line for _, line in output.lines if ": paid;" in line]
-    refused = [line for _, line in output.lines if "reason=budget_session" in line]
+    paid = [line for line in output.lines if ": paid;" in line]
+    refused = [line for line in output.lines if "reason=budget_session" in line]
     assert (len(paid), len(refused)) == (5, 19), output.text
     assert [row["usd"] for row in spent_by_session(machine) if row["key"].startswith("parallel/")] == [
         "0.005"
@@ -128,7 +128,7 @@ def test_a_signal_reaches_the_command_and_ends_the_session(number: signal.Signal
         child = int(keyctl.stdout.readline())
         assert "long" in ask(machine, "sessions")
         keyctl.send_signal(number)
-        assert keyctl.wait(20) == 128 + number
+        assert keyctl.wait(60) == 128 + number
         assert "of $1.00 spent" in keyctl.stderr.read()
     assert not Path(f"/proc/{child}").exists()
     assert ask(machine, "sessions") == "no session is open\n"

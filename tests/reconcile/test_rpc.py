@@ -29,7 +29,7 @@ async def node() -> AsyncIterator[FakeNode]:
 @pytest.fixture
 async def rpc(node: FakeNode) -> AsyncIterator[JsonRpc]:
     async with open_session() as session:
-        yield JsonRpc(session, node.url, timeout_s=5)
+        yield JsonRpc(session, node.url, timeout_s=60)
 
 
 @pytest.mark.parametrize("batches", [True, False])
@@ -96,7 +96,7 @@ async def test_a_certificate_has_to_be_trusted_by_the_system(
     if trusted:
         monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca))
     async with serving(FakeNode(FakeChain(0, 100)), tls) as node, open_session() as session:
-        rpc = JsonRpc(session, node.url, timeout_s=5)
+        rpc = JsonRpc(session, node.url, timeout_s=60)
         if trusted:
             assert await rpc.ask([CHAIN_ID]) == [hex(node.chain_id)]
         else:

@@ -267,7 +267,8 @@ async def test_one_silent_server_of_two_concludes_nothing_unless_one_is_enough(t
     two.nodes[0].http = never
     assert await two.reconcile(timeout_seconds=0.3) == Summary(unreachable=1)
     assert two.spent() == "0.001"
-    assert await two.reconcile(timeout_seconds=0.3, agree=1) == Summary(released=1)
+    # the other one must have answered by then, on any machine
+    assert await two.reconcile(timeout_seconds=3.0, agree=1) == Summary(released=1)
     assert two.proofs()[0]["proof"]["sources"] == 1
 
 
@@ -275,7 +276,8 @@ async def test_a_silent_server_costs_one_timeout_a_pass(stage: Stage) -> None:
     for what in range(30):
         await stage.pay(what=what)
     stage.nodes[0].http = never
-    assert await stage.reconcile(timeout_seconds=0.2) == Summary(unreachable=30)
+    # long enough for the question to arrive, on any machine
+    assert await stage.reconcile(timeout_seconds=2.0) == Summary(unreachable=30)
     assert stage.nodes[0].requests == 1
 
 

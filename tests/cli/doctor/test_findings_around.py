@@ -35,6 +35,7 @@ from keyd.cli.doctor.network import (
 )
 from keyd.cli.subprocesses import Done
 from tests.cli.json_rpc import answering
+from tests.loopback import refusing_port
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 BASE = Server("eip155:8453", "https://rpc.example.com/v2/secret-key")
@@ -51,7 +52,8 @@ def test_a_proxy_that_listens_is_well_and_one_that_does_not_is_a_fault():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
         assert levels(check_proxy("127.0.0.1", port)) == [Level.OK]
-    (finding,) = check_proxy("127.0.0.1", port)
+    with refusing_port() as port:
+        (finding,) = check_proxy("127.0.0.1", port)
     assert finding.level is Level.FAULT
     assert finding.remedy == "systemctl start osmoda-egress; journalctl -u osmoda-egress"
 
@@ -99,9 +101,8 @@ def test_egress_itself_says_whether_keyd_answers_it(text, level):
 
 def test_without_metrics_nobody_asks_egress_and_metrics_that_do_not_answer_are_noted():
     assert list(check_keyd_up(None)) == []
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
-    assert levels(check_keyd_up(f"127.0.0.1:{port}")) == [Level.NOTE]
+    with refusing_port() as port:
+        assert levels(check_keyd_up(f"127.0.0.1:{port}")) == [Level.NOTE]
 
 
 def fence(answer, *, is_root=True, users=("robot",)):
@@ -232,8 +233,8 @@ def test_a_server_that_answers_nonsense_is_a_fault_and_its_url_is_not_shown(answ
 
 
 def test_a_server_that_is_not_there_is_a_fault():
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}/secret-key"
-    (finding,) = check_servers([Server("eip155:8453", url)], NOW)
+    with refusing_port() as port:
+        url = f"http://127.0.0.1:{port}/secret-key"
+        (finding,) = check_servers([Server("eip155:8453", url)], NOW)
     assert finding.level is Level.FAULT
     assert "secret-key" not in f"{finding}"

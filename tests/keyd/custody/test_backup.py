@@ -150,7 +150,7 @@ async def test_the_last_part_of_one_backup_takes_the_next_one_not_away(
         file = opened(path, *arguments, **named)
         if path.name == first.id:
             loop.call_soon_threadsafe(reading.set)
-            assert made.wait(10)
+            assert made.wait(60)
         return file
 
     monkeypatch.setattr(Path, "open", slowly)

@@ -223,7 +223,11 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(steps=STEPS, budgets=st.tuples(*[st.integers(0, 2_000)] * 5))
 async def test_no_sequence_of_payments_exceeds_any_of_the_nested_budgets(
     steps: list[tuple[str, int, bool]],

@@ -36,7 +36,7 @@ class Held:
 
     def __call__(self, _: Transaction) -> bool:
         self.began.set()
-        return self._gate.wait(10)
+        return self._gate.wait(60)
 
     def let_go(self) -> None:
         self._gate.set()
@@ -45,7 +45,7 @@ class Held:
 async def held(turns: Turns) -> tuple[Held, asyncio.Task[bool]]:
     step = Held()
     task = asyncio.create_task(turns.take(step))
-    await asyncio.to_thread(step.began.wait, 10)
+    await asyncio.to_thread(step.began.wait, 60)
     return step, task
 
 
@@ -59,7 +59,7 @@ async def test_a_loop_that_was_called_is_not_called_again_until_it_came(ledger: 
     loop = asyncio.get_running_loop()
     with patch.object(loop, "call_soon_threadsafe", wraps=loop.call_soon_threadsafe) as called:
         await asyncio.sleep(0)  # all are handed over
-        ledger.transact(noted).result(10)  # the loop is busy, while the writer answers all of them
+        ledger.transact(noted).result(60)  # the loop is busy, while the writer answers all of them
         assert called.call_count == 1
         assert await asyncio.gather(*waiting) == list(range(1, 21))
         assert await turns.take(noted) == 22
@@ -102,7 +102,7 @@ async def test_a_caller_that_leaves_while_its_step_runs_keeps_nobody_waiting(led
         return noted(transaction)
 
     gone = asyncio.create_task(turns.take(appending))
-    await asyncio.to_thread(step.began.wait, 10)
+    await asyncio.to_thread(step.began.wait, 60)
     gone.cancel()
     with pytest.raises(asyncio.CancelledError):
         await gone
@@ -140,5 +140,5 @@ async def test_steps_that_end_in_both_threads_at_once_are_both_told() -> None:
     writer.start()
     await ended.begun.wait()
     second = asyncio.create_task(turns.take(lambda _: ""))
-    assert await asyncio.wait_for(asyncio.gather(first, second), 5) == ["in the writer", "at once"]
+    assert await asyncio.wait_for(asyncio.gather(first, second), 60) == ["in the writer", "at once"]
     writer.join()

@@ -1,6 +1,6 @@
 import sys
 from urllib.request import urlopen
 
-with urlopen(sys.argv[1], timeout=20) as answer:
+with urlopen(sys.argv[1], timeout=60) as answer:
     for line in answer:
         print(line.decode(), end="", flush=True)

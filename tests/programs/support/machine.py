@@ -1,13 +1,13 @@
-"""A user's machine with egress on it: starts programs as a person would, and sees when their output comes."""
+"""A user's machine with egress on it: starts programs as a person would, and sees their output as it comes."""
 
 from __future__ import annotations
 
-import json
 import os
+import ssl
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+import urllib.request
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,18 +24,13 @@ PAY_TO = "0x90F79bf6EB2c4f870365E785982E1f101E93b906"
 @dataclass(frozen=True)
 class Output:
     code: int
-    lines: list[tuple[float, str]]
-    """Each line of stdout, and when it came (Unix seconds)."""
+    lines: list[str]
+    """Of stdout."""
     stderr: str
 
     @property
     def text(self) -> str:
-        return "".join(line for _, line in self.lines)
-
-    def delays(self) -> list[float]:
-        """Seconds from the shop to us, for each event of a stream."""
-        events = [(at, json.loads(line[6:])) for at, line in self.lines if line.startswith("data: ")]
-        return [at - event["sent"] for at, event in events]
+        return "".join(self.lines)
 
 
 class Machine:
@@ -51,6 +46,16 @@ class Machine:
     def run(self, command: Sequence[str | Path], *, no_proxy: str = "", **variables: str) -> Output:
         """`keyctl x402 run -- COMMAND`, in a shell's environment without any proxy or certificate of this machine."""
         return self._start(self.words(command, no_proxy=no_proxy), variables)
+
+    def run_watching(self, command: Sequence[str | Path], shop: str) -> Output:
+        """The same; `shop` (a URL) is told of each event of its stream as soon as the program has put it out."""
+        trusting = ssl.create_default_context(cafile=self._upstream_ca)
+
+        def tell(line: str) -> None:
+            if line.startswith("data: "):
+                urllib.request.urlopen(f"{shop}/seen", data=b"", context=trusting, timeout=60).close()
+
+        return self._start(self.words(command), {}, tell)
 
     def run_in_session(self, command: Sequence[str | Path], label: str, budget: str) -> Output:
         """The same with --label and --budget."""
@@ -71,7 +76,9 @@ class Machine:
         """Number of payments so far."""
         return len(self.payer.signed())
 
-    def _start(self, words: list[str], variables: dict[str, str]) -> Output:
+    def _start(
+        self, words: list[str], variables: dict[str, str], on_line: Callable[[str], None] = lambda _line: None
+    ) -> Output:
         environment = {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "HOME": str(self.home),
@@ -93,7 +100,10 @@ class Machine:
         assert process.stdout is not None
         assert process.stderr is not None
         try:
-            lines = [(time.time(), line) for line in process.stdout]
+            lines = []
+            for line in process.stdout:
+                lines.append(line)
+                on_line(line)
             stderr = process.stderr.read()
             return Output(process.wait(60), lines, stderr)
         finally:

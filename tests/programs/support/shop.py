@@ -13,7 +13,6 @@ import hashlib
 import json
 import socket
 import ssl
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,8 @@ from demo.seller import Books, PaymentRefused
 
 PRICE = 1_000
 EVENTS = 5
-EVENT_INTERVAL_S = 0.2
+HELD_BACK_S = 60.0
+"""A stream whose event nobody has seen by then is broken off."""
 
 _RECEIPT = web.RequestKey("receipt", str)
 type Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -59,10 +59,12 @@ def make_app(books: Books, goods: Path) -> web.Application:
     app = web.Application(middlewares=[paywall])
     app.on_response_prepare.append(add_receipt)
     app.router.add_get("/books", show_books)
+    stream = _Stream()
+    app.router.add_post("/seen", stream.note_seen)
     for wall in ("/free", "/paid"):
         app.router.add_get(f"{wall}/text", _text)
         app.router.add_post(f"{wall}/echo", _echo)
-        app.router.add_get(f"{wall}/stream", _stream)
+        app.router.add_get(f"{wall}/stream", stream.send)
         app.router.add_get(f"{wall}/simple/tinypkg/", index)
         app.router.add_get(f"{wall}/npm/tinypkg", lambda request: _npm_document(request, goods))
         app.router.add_post(f"{wall}/mcp", _mcp)
@@ -80,14 +82,24 @@ async def _echo(request: web.Request) -> web.Response:
     return web.Response(text=hashlib.sha256(await request.read()).hexdigest() + "\n")
 
 
-async def _stream(request: web.Request) -> web.StreamResponse:
-    """Each event carries the time at which it was sent, in Unix seconds."""
-    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-    await response.prepare(request)
-    for _ in range(EVENTS):
-        await response.write(f"data: {json.dumps({'sent': time.time()})}\n\n".encode())
-        await asyncio.sleep(EVENT_INTERVAL_S)
-    return response
+class _Stream:
+    """Events, each of which has to be seen before the next one, and the end, are sent: held back anywhere, it stops."""
+
+    def __init__(self) -> None:
+        self._seen = asyncio.Semaphore(0)
+
+    async def send(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for number in range(EVENTS):
+            await response.write(f"data: {number}\n\n".encode())
+            async with asyncio.timeout(HELD_BACK_S):
+                await self._seen.acquire()
+        return response
+
+    async def note_seen(self, _: web.Request) -> web.Response:
+        self._seen.release()
+        return web.Response()
 
 
 async def _npm_document(request: web.Request, goods: Path) -> web.Response:
