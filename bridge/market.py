@@ -108,7 +108,13 @@ def _entries(page: Page) -> list[Mapping[str, Any]]:
     if (code := _refused_by_egress(page)) is not None:
         raise NotAnswered(f"egress refused it ({code})")
     if page.status != 200:
-        raise NotAnswered(f"the facilitator answered {page.status}: it may not offer this kind of discovery")
+        # egress answers 502 itself for a host that it cannot reach over plain http
+        why = (
+            "it has a fault, or egress cannot reach it"
+            if page.status >= 500
+            else "it may not offer this kind of discovery"
+        )
+        raise NotAnswered(f"the facilitator answered {page.status}: {why}")
     value = terms.loads(page.body)
     listed = None
     if isinstance(value, dict):

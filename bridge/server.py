@@ -6,16 +6,17 @@ nothing that could be read as leave to spend or as a duty to.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from mcp.server.fastmcp import FastMCP
+from mcp.server.fastmcp.exceptions import ToolError
 from mcp.server.fastmcp.resources import FunctionResource
-from mcp.types import ToolAnnotations
-from pydantic import AnyUrl
+from mcp.types import ContentBlock, ToolAnnotations
+from pydantic import AnyUrl, ValidationError
 
-from bridge.tools import Tools
+from bridge.tools import Tools, first_mistake
 from keyd.reasons import Reason
 
 NAME: Final = "osmoda-x402"
@@ -89,9 +90,24 @@ TOOLS: Final = (
 )
 
 
-def make_server(tools: Tools) -> FastMCP[Any]:
+class Server(FastMCP[Any]):
+    """The SDK's, with one line about an argument that is wrong, where it would quote pydantic."""
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any]
+    ) -> Sequence[ContentBlock] | dict[str, Any]:
+        """Raises ToolError."""
+        try:
+            return await super().call_tool(name, arguments)
+        except ToolError as error:
+            if isinstance(error.__cause__, ValidationError):
+                raise ToolError(first_mistake(error.__cause__)) from None
+            raise
+
+
+def make_server(tools: Tools) -> Server:
     """Every tool and resource, for either transport."""
-    server: FastMCP[Any] = FastMCP(NAME, instructions=INSTRUCTIONS, log_level="WARNING")
+    server = Server(NAME, instructions=INSTRUCTIONS, log_level="WARNING")
     for tool in TOOLS:
         server.add_tool(
             tool.method(tools),

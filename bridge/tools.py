@@ -20,11 +20,7 @@ from bridge.web import NotAnswered
 from keyd import api
 from keyd.client import KeydClient, KeydProtocolError, KeydRefused, KeydUnreachable
 
-Usd = Annotated[
-    str,
-    StringConstraints(pattern=r"^[0-9]{1,12}(\.[0-9]{1,6})?$"),
-    Field(description='USD as a decimal string, like "0.50".'),
-]
+Usd = Annotated[api.Usd, Field(description='USD as a decimal string, like "0.50".')]
 Domains = Annotated[
     list[Annotated[str, StringConstraints(max_length=300)]],
     Field(max_length=100, description='Like "api.example.com" or "*.example.com".'),
@@ -104,7 +100,10 @@ class Tools:
             words = "It is in force: it permits no more than before." if changed.in_force else ""
             return _result(answer, words or views.approval_words(answer.waiting))
         pending = (await _told(self._keyd.policy)).pending
-        [item, *_] = [*(views.waiting(p) for p in pending if p.id.startswith(id)), None]
+        found = [views.waiting(proposal) for proposal in pending if proposal.id.startswith(id)]
+        if len(found) > 1:  # never guessed at: a seller can choose terms until their ids begin alike
+            raise ToolError(f"{id} fits {len(found)} ids. Give more of it; x402_policy lists what waits.")
+        item = found[0] if found else None
         return _result(answers.ApprovalAnswer(waiting=item), views.approval_words(item))
 
     async def quote(self, url: UrlText) -> Annotated[CallToolResult, answers.QuoteAnswer]:
@@ -127,7 +126,7 @@ class Tools:
         try:
             patch = api.PolicyPatch.model_validate(named)
         except ValidationError as error:
-            raise ToolError(_first_mistake(error)) from None
+            raise ToolError(first_mistake(error)) from None
 
         async def ask() -> answers.ConfigureAnswer:
             # As an agent whoever this user is: what an agent asks for must not be in force because a person may.
@@ -156,10 +155,13 @@ async def _told[Reply](question: Callable[[], Awaitable[Reply]]) -> Reply:
         ) from None
     except KeydProtocolError:
         raise ToolError("keyd and osmoda-bridge are of different versions.") from None
-    except (NotAnswered, ValueError) as error:
-        raise ToolError(f"There is no price: {error}. Nothing was paid.") from None
+    except NotAnswered as error:
+        raise ToolError(f"No usable answer: {error}. Nothing was paid.") from None
+    except ValueError as error:
+        raise ToolError(f"That cannot be asked: {error}. Nothing was paid.") from None
 
 
-def _first_mistake(error: ValidationError) -> str:
+def first_mistake(error: ValidationError) -> str:
+    """Which argument is wrong, and how. Without pydantic's link, where a model might go."""
     mistake = error.errors(include_url=False, include_input=False, include_context=False)[0]
     return f"{'.'.join(str(part) for part in mistake['loc'])}: {mistake['msg']}"

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from mcp import ClientSession
+from mcp.server.fastmcp.exceptions import ToolError
+from mcp.types import TextContent
 
+from bridge.market import Market
 from bridge.server import TOOLS
-from bridge.web import MAX_PAGE
+from bridge.tools import Tools
+from bridge.web import MAX_PAGE, Web
+from keyd import api
+from keyd.client import KeydClient
 from tests.bridge.conftest import World, words
 from tests.bridge.support.seller import HOSTILE, PAY_TO, Seller, offer
+from tests.cli.views import NOON, POLICY
 
 pytestmark = pytest.mark.real
 
@@ -141,9 +149,38 @@ async def test_a_change_that_means_nothing_is_a_fault_in_words(world: World) -> 
         both = await fault(session, "x402_request_approval", id="abcdef", max_payment_usd="1")
         assert "either the id" in both
         assert "request_malformed" in await fault(session, "x402_configure", deny_domains=["not a domain"])
-        assert "max_payment_usd" in await fault(session, "x402_configure", max_payment_usd="-1")
+        negative = await fault(session, "x402_configure", max_payment_usd="-1")
+        assert "max_payment_usd" in negative
+        assert "http" not in negative  # an address is an invitation to go there
         gone = await call(session, "x402_request_approval", id="abcdef")
         assert gone["waiting"] is None
+
+
+async def test_a_beginning_that_fits_two_ids_is_not_guessed_at() -> None:
+    """A seller can choose terms until the id of what he asks for begins like another one."""
+    waiting = [
+        api.Proposal(
+            id=f"abcdef{number}00000",
+            kind="payment",
+            by="uid:1000",
+            created_at=NOON,
+            expires_at=NOON + 86_400,
+            summary="0.2 USDC",
+        )
+        for number in (1, 2)
+    ]
+
+    class Keyd(KeydClient):
+        async def policy(self) -> api.PolicyView:
+            return POLICY.model_copy(update={"pending": waiting})
+
+    keyd = Keyd("/nowhere")
+    tools = Tools(keyd, Market(Web("http://127.0.0.1:1", Path("/nowhere")), keyd), None)
+    with pytest.raises(ToolError, match="fits 2"):
+        await tools.request_approval(id="abcdef")
+    [told] = (await tools.request_approval(id="abcdef2")).content
+    assert isinstance(told, TextContent)
+    assert "abcdef200000" in told.text
 
 
 # -- payments -------------------------------------------------------------------------------------------
