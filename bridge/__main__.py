@@ -66,7 +66,7 @@ def _marketplace(_context: click.Context, _parameter: click.Parameter, value: st
     default=DEFAULT_PROXY,
     show_default=True,
     callback=_proxy,
-    help="Where egress listens; `keyctl x402 run` sets it for what runs in a session.",
+    help="Where egress listens; `osmoda-keyctl x402 run` sets it for what runs in a session.",
 )
 @click.option(
     "--ca",

@@ -72,7 +72,7 @@ def waiting(proposal: api.Proposal) -> answers.Waiting:
         code=proposal.code,
         summary=untrusted(proposal.summary, 500),
         expires_at=_moment(proposal.expires_at),
-        approve_with=f"keyctl x402 approve {proposal.id}",
+        approve_with=f"osmoda-keyctl x402 approve {proposal.id}",
     )
 
 

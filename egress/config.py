@@ -119,7 +119,9 @@ class EgressSettings(TomlSettings):
         if len(set(names)) != len(names):
             raise ValueError("two of [[callers]] have the same name")
         if SESSION_USER in names:
-            raise ValueError(f"the name {SESSION_USER!r} belongs to the tokens of `keyctl x402 run --label`")
+            raise ValueError(
+                f"the name {SESSION_USER!r} belongs to the tokens of `osmoda-keyctl x402 run --label`"
+            )
         return self
 
     @model_validator(mode="after")

@@ -37,7 +37,7 @@ from keyd.process import (
     raise_descriptor_limit,
 )
 from keyd.service_manager import Notifier, unix_listener
-from keyd.setup import refuse_lost_ledger
+from keyd.setup import key_in_force, refuse_lost_ledger
 from ledger.errors import LedgerError
 from ledger.log import Ledger
 
@@ -65,7 +65,7 @@ def main() -> None:
     try:
         settings = config.load(arguments.config)
         ask = partial(passphrase.ask, arguments.passphrase_fd, os.environ)
-        asyncio.run(serve(settings, arguments.config, kek.load(settings.kek_file, os.environ, ask)))
+        asyncio.run(serve(settings, arguments.config, key_in_force(settings, os.environ, ask)))
     except (ConfigError, kek.KekError, LedgerError) as error:
         fail(str(error), error.hint)
     except OSError as error:
@@ -102,7 +102,7 @@ async def serve(settings: config.Settings, config_file: Path, source: kek.Source
         path = listener.getsockname()
         log.info("keyd.ready", socket=path, problems=daemon.service.problems())
         gc.freeze()  # modules and tables stay: the collector need not look at them again
-        notifier.ready(f"answers on {path}; `keyctl health` says whether it can pay")
+        notifier.ready(f"answers on {path}; `osmoda-keyctl health` says whether it can pay")
         alive = asyncio.create_task(notifier.keep_alive(lambda: _writer_answers(ledger)), name="watchdog")
         signing = asyncio.create_task(daemon.heads.keep_signing(time.monotonic), name="heads")
         await _stop_signal()

@@ -129,12 +129,12 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.SESSION_INVALID: Explanation(
         "The session that the program runs in has ended, has expired, or belongs to another user.",
-        "Start the task again: `keyctl x402 run --label NAME --budget USD -- CMD`. A session ends with the command "
+        "Start the task again: `osmoda-keyctl x402 run --label NAME --budget USD -- CMD`. A session ends with the command "
         "it was made for, and its token is worth nothing afterwards.",
     ),
     Reason.SESSION_REQUIRED: Explanation(
         "The user pays inside of a session only, and the program showed none.",
-        "Start the task with `keyctl x402 run --label NAME --budget USD -- CMD`. A program that drops the credentials in its "
+        "Start the task with `osmoda-keyctl x402 run --label NAME --budget USD -- CMD`. A program that drops the credentials in its "
         "proxy variables (Java's own HTTP client) needs a setting for them, or cannot pay.",
     ),
     Reason.X402_DISABLED: Explanation(
@@ -143,20 +143,20 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.DOMAIN_NOT_ALLOWED: Explanation(
         "The host that asked for money is not on the list of domains that may be paid.",
-        "If you trust it: `keyctl x402 allow DOMAIN`, or `allowed_domains` under [x402] in keyd.toml "
+        "If you trust it: `osmoda-keyctl x402 allow DOMAIN`, or `allowed_domains` under [x402] in keyd.toml "
         "(`api.example.com`, `*.example.com`, or `http://host:port` for plain http).",
     ),
     Reason.DOMAIN_DENIED: Explanation(
         "The host that asked for money is on the list of domains that are never paid.",
-        "If it should be paid after all: `keyctl x402 allow DOMAIN`, or take it from `denied_domains`.",
+        "If it should be paid after all: `osmoda-keyctl x402 allow DOMAIN`, or take it from `denied_domains`.",
     ),
     Reason.FROZEN: Explanation(
         "All payments are frozen.",
-        "When the cause is understood, an administrator runs `keyctl x402 unfreeze`.",
+        "When the cause is understood, an administrator runs `osmoda-keyctl x402 unfreeze`.",
     ),
     Reason.HOST_QUARANTINED: Explanation(
         "This host took payments several times in a row without delivering or proving settlement.",
-        "`keyctl x402 payments --domain DOMAIN` shows them; `keyctl x402 reset DOMAIN` lets it be paid again.",
+        "`osmoda-keyctl x402 payments --domain DOMAIN` shows them; `osmoda-keyctl x402 reset DOMAIN` lets it be paid again.",
     ),
     Reason.COOL_DOWN: Explanation(
         "The server refused the payment for this very request a moment ago.",
@@ -164,7 +164,7 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.INTENT_OPEN_TERMS_CHANGED: Explanation(
         "This request was already paid for and the outcome is open, but the server now asks for other terms.",
-        "Wait until the first payment has expired (`keyctl x402 payments` shows when), then try again. "
+        "Wait until the first payment has expired (`osmoda-keyctl x402 payments` shows when), then try again. "
         "A second payment for the same request is never made while the first can still be settled.",
     ),
     Reason.INTENT_UNRESOLVED: Explanation(
@@ -173,23 +173,23 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.BUDGET_DAILY: Explanation(
         "The payment would exceed today's budget.",
-        "`keyctl x402 policy` shows what was spent. Wait until the next UTC day, or `keyctl x402 budget USD`.",
+        "`osmoda-keyctl x402 policy` shows what was spent. Wait until the next UTC day, or `osmoda-keyctl x402 budget USD`.",
     ),
     Reason.BUDGET_DOMAIN: Explanation(
         "The payment would exceed what this domain may be paid in a day.",
-        "Wait until the next UTC day, or `keyctl x402 budget USD --domain DOMAIN`.",
+        "Wait until the next UTC day, or `osmoda-keyctl x402 budget USD --domain DOMAIN`.",
     ),
     Reason.BUDGET_CALLER: Explanation(
         "The payment would exceed what this caller may spend in a day.",
-        "Wait until the next UTC day, or `keyctl x402 budget USD --caller CALLER`.",
+        "Wait until the next UTC day, or `osmoda-keyctl x402 budget USD --caller CALLER`.",
     ),
     Reason.BUDGET_CALLER_DOMAIN: Explanation(
         "The payment would exceed what this caller may spend at this domain in a day.",
-        "Wait until the next UTC day, or `keyctl x402 budget USD --caller CALLER --domain DOMAIN`.",
+        "Wait until the next UTC day, or `osmoda-keyctl x402 budget USD --caller CALLER --domain DOMAIN`.",
     ),
     Reason.BUDGET_SESSION: Explanation(
         "The payment would exceed the budget of the session that the program runs in.",
-        "Finish the task without it, or start it again with a larger `keyctl x402 run --budget USD`.",
+        "Finish the task without it, or start it again with a larger `osmoda-keyctl x402 run --budget USD`.",
     ),
     Reason.RATE_LIMIT: Explanation(
         "More in a minute than is allowed: payments (`payments_per_minute`), or an agent's questions and changes.",
@@ -197,23 +197,23 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.PIN_PAY_TO: Explanation(
         "The host wants to be paid to another address than when it was first paid.",
-        "If the change is genuine, `keyctl x402 approve ID` pays once and pins the new address.",
+        "If the change is genuine, `osmoda-keyctl x402 approve ID` pays once and pins the new address.",
     ),
     Reason.PIN_ASSET: Explanation(
         "The host wants to be paid in another token or on another network than when it was first paid.",
-        "If the change is genuine, `keyctl x402 approve ID` pays once and pins the new token.",
+        "If the change is genuine, `osmoda-keyctl x402 approve ID` pays once and pins the new token.",
     ),
     Reason.PIN_PRICE: Explanation(
         "The price of this request rose above the band around its first price.",
-        "If the price is right, `keyctl x402 approve ID` pays once and pins the new price.",
+        "If the price is right, `osmoda-keyctl x402 approve ID` pays once and pins the new price.",
     ),
     Reason.APPROVAL_REQUIRED: Explanation(
         "This payment needs a person's approval: it is above the threshold, or the first to this host.",
-        "`keyctl x402 pending` shows it; after `keyctl x402 approve ID` the program's next try goes through.",
+        "`osmoda-keyctl x402 pending` shows it; after `osmoda-keyctl x402 approve ID` the program's next try goes through.",
     ),
     Reason.SIGNIN_NOT_ALLOWED: Explanation(
         "The host offers access to whoever signs in, and signing in there is not allowed.",
-        "If it should be, an administrator allows it with `keyctl x402 signin allow DOMAIN`; until then it is paid.",
+        "If it should be, an administrator allows it with `osmoda-keyctl x402 signin allow DOMAIN`; until then it is paid.",
     ),
     Reason.SIGNIN_NEVER_PAID: Explanation(
         "No payment to this host is on record, so there is no wallet that it could know.",
@@ -225,7 +225,7 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.WALLET_MISSING: Explanation(
         "There is no wallet with the label that should pay.",
-        "Create one with `keyctl wallet create LABEL` or `keyctl wallet import LABEL --key-file FILE`, "
+        "Create one with `osmoda-keyctl wallet create LABEL` or `osmoda-keyctl wallet import LABEL --key-file FILE`, "
         "and name it in `default_wallet_label`.",
     ),
     Reason.WALLET_UNREADABLE: Explanation(
@@ -234,7 +234,7 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.WALLET_ARCHIVED: Explanation(
         "The wallet that should pay is archived: it signs nothing, not even the repeat of an open payment.",
-        "`keyctl wallet restore LABEL` puts it back, `keyctl wallet default LABEL` lets another one pay.",
+        "`osmoda-keyctl wallet restore LABEL` puts it back, `osmoda-keyctl wallet default LABEL` lets another one pay.",
     ),
     Reason.LEDGER_UNAVAILABLE: Explanation(
         "The ledger cannot be written, so nothing is signed.",
@@ -242,7 +242,7 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.OFFER_MALFORMED: Explanation(
         "The server's offer is not a valid PaymentRequirements object.",
-        "Nothing to do here: report it to the seller. `keyctl ledger tail --json` shows what was received.",
+        "Nothing to do here: report it to the seller. `osmoda-keyctl ledger tail --json` shows what was received.",
     ),
     Reason.SCHEME_UNSUPPORTED: Explanation(
         "The server asks for a payment scheme other than `exact`.",
@@ -304,7 +304,7 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.CAP_PER_PAYMENT: Explanation(
         "The cheapest acceptable offer costs more than a single payment may.",
-        "If the price is right, `keyctl x402 cap USD`, or raise `max_payment_usd` under [x402] in keyd.toml.",
+        "If the price is right, `osmoda-keyctl x402 cap USD`, or raise `max_payment_usd` under [x402] in keyd.toml.",
     ),
     Reason.PREPAY_NOT_ALLOWED: Explanation(
         "egress wanted to pay before the server asked; no rule under [[x402.prepay]] permits it, or the terms are not the "
@@ -329,39 +329,39 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.PAYMENT_UNKNOWN: Explanation(
         "There is no payment with this id.",
-        "`keyctl x402 payments` lists the payments that were made.",
+        "`osmoda-keyctl x402 payments` lists the payments that were made.",
     ),
     Reason.SESSION_UNKNOWN: Explanation(
         "There is no such session of this user.",
-        "`keyctl x402 sessions` lists those that are open.",
+        "`osmoda-keyctl x402 sessions` lists those that are open.",
     ),
     Reason.WALLET_EXISTS: Explanation(
         "A wallet with this label, or with this key, exists already, and is never overwritten.",
-        "Choose another label; `keyctl wallet list` shows those in use.",
+        "Choose another label; `osmoda-keyctl wallet list` shows those in use.",
     ),
     Reason.WALLET_IS_DEFAULT: Explanation(
         "The default wallet was to be archived: after that nothing would be paid.",
-        "Let another one pay first (`keyctl wallet default LABEL`), or say that you mean it with --even-default.",
+        "Let another one pay first (`osmoda-keyctl wallet default LABEL`), or say that you mean it with --even-default.",
     ),
     Reason.CONFIRMATION_WRONG: Explanation(
         "A key was to leave keyd, and the confirmation is not the label of its wallet.",
-        "`keyctl wallet export LABEL --out FILE` asks for it; type the label.",
+        "`osmoda-keyctl wallet export LABEL --out FILE` asks for it; type the label.",
     ),
     Reason.KEK_ROTATION: Explanation(
         "The key-encryption key is being changed, or cannot be changed in the way that was asked for.",
-        "`keyctl wallet kek` shows where it stands; `keyctl wallet rotate-kek` starts it again and ends it.",
+        "`osmoda-keyctl wallet kek` shows where it stands; `osmoda-keyctl wallet rotate-kek` starts it again and ends it.",
     ),
     Reason.BACKUP_UNKNOWN: Explanation(
         "keyd has no such backup: it was fetched, another one was made since, or keyd was restarted.",
-        "Make a new one: `keyctl backup FILE`.",
+        "Make a new one: `osmoda-keyctl backup FILE`.",
     ),
     Reason.PROPOSAL_UNKNOWN: Explanation(
         "Nothing with this id is waiting for approval: it was decided, it expired, or it never was.",
-        "`keyctl x402 pending` lists what is waiting.",
+        "`osmoda-keyctl x402 pending` lists what is waiting.",
     ),
     Reason.PROPOSAL_STALE: Explanation(
         "The policy changed after this was proposed: approving it now would permit more than its words say.",
-        "Reject it with `keyctl x402 reject ID`, and have the agent ask again.",
+        "Reject it with `osmoda-keyctl x402 reject ID`, and have the agent ask again.",
     ),
     Reason.POLICY_LIMIT: Explanation(
         "The change goes beyond the limits that the base configuration sets.",
@@ -430,11 +430,11 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.KEY_IN_HEADER: Explanation(
         "The program sent X-402-Key, which holds a raw private key. It was not forwarded, and nothing was paid.",
-        "Consider that key exposed. Import keys with `keyctl wallet import`; programs never need one.",
+        "Consider that key exposed. Import keys with `osmoda-keyctl wallet import`; programs never need one.",
     ),
     Reason.ALREADY_PAID: Explanation(
         "The server asked for a payment again (402, or 412 with terms) after the payment was sent.",
-        "It is never paid twice for one request. `keyctl x402 show ID` tells the story; its money stays counted as spent.",
+        "It is never paid twice for one request. `osmoda-keyctl x402 show ID` tells the story; its money stays counted as spent.",
     ),
     Reason.UPSTREAM_LOST: Explanation(
         "The server could not be reached again after its 402, so the payment was not sent.",

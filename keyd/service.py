@@ -230,7 +230,7 @@ class Service:
         if not policy.enabled:
             found.append("payments are switched off ([x402] enable)")
         if frozen:
-            found.append("payments are frozen (`keyctl x402 unfreeze`)")
+            found.append("payments are frozen (`osmoda-keyctl x402 unfreeze`)")
         if not policy.allowed_domains:
             found.append("no domain may be paid ([x402] allowed_domains is empty)")
         if self.ledger.fault is not None:

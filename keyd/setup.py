@@ -15,7 +15,14 @@ from keyd.files import make_private_directory
 from ledger.errors import LedgerError
 from ledger.log import Ledger
 
-__all__ = ["SetupError", "id_of_credential", "initialise", "key_of_this_machine", "refuse_lost_ledger"]
+__all__ = [
+    "SetupError",
+    "id_of_credential",
+    "initialise",
+    "key_in_force",
+    "key_of_this_machine",
+    "refuse_lost_ledger",
+]
 
 
 class SetupError(Exception):
@@ -38,6 +45,32 @@ def initialise(settings: Settings, passphrase: Callable[[], str] | None = None) 
         raise SetupError(f"{error.filename}: {error.strerror}", hint) from None
     except LedgerError as error:
         raise SetupError(str(error), error.hint) from None
+
+
+def key_in_force(
+    settings: Settings, environment: Mapping[str, str], ask: Callable[[], str] | None = None
+) -> kek.Source:
+    """What keyd starts with. Raises KekError; where wallets show that there was a key, nobody is told to make one."""
+    try:
+        return kek.load(settings.kek_file, environment, ask)
+    except kek.KekMissing:
+        if not _has_wallets(settings):
+            raise
+        raise kek.KekError(*_lost_key(settings)) from None
+
+
+def _has_wallets(settings: Settings) -> bool:
+    return any(settings.wallet_dir.glob("*.json"))
+
+
+def _lost_key(settings: Settings) -> tuple[str, str]:
+    """What is wrong, and the way out."""
+    what = settings.kek_file or f"the credential {kek.CREDENTIAL!r}"
+    return (
+        f"{what} is missing, but there are wallets that it seals",
+        f"put it back: a new key would open none of them. If it is lost, move {settings.state_dir} away and restore a "
+        "backup",
+    )
 
 
 def key_of_this_machine(settings: Settings, environment: Mapping[str, str]) -> kek.Kek:
@@ -67,11 +100,8 @@ def _key(settings: Settings, passphrase: Callable[[], str] | None) -> str:
                 "set kek_file in keyd.toml; without it the key is a systemd credential, which needs no passphrase",
             )
         return "key-encryption key: from the systemd credential (kek_file is not set)"
-    if not settings.kek_file.exists() and any(settings.wallet_dir.glob("*.json")):
-        raise SetupError(
-            f"{settings.kek_file} is missing, but there are wallets that it seals",
-            "put it back: a new key would open none of them. If it is lost, move state_dir away and restore a backup",
-        )
+    if not settings.kek_file.exists() and _has_wallets(settings):
+        raise SetupError(*_lost_key(settings))
     made = kek.create(settings.kek_file, secrets.token_bytes, passphrase)
     if not made:
         return f"key-encryption key: {settings.kek_file} exists"
@@ -90,10 +120,10 @@ def refuse_lost_ledger(settings: Settings) -> None:
 
     A new one would know nothing of what was spent today, of pins, of quarantine, or that payments are frozen.
     """
-    if not settings.ledger_file.exists() and any(settings.wallet_dir.glob("*.json")):
+    if not settings.ledger_file.exists() and _has_wallets(settings):
         raise LedgerError(
             f"{settings.ledger_file} is missing, but there are wallets",
-            "restore it from a backup; to begin a new record, move the wallets away, run `keyctl init`, and put "
+            "restore it from a backup; to begin a new record, move the wallets away, run `osmoda-keyctl init`, and put "
             "them back",
         )
 

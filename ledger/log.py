@@ -132,7 +132,7 @@ class Ledger:
         except CanonicalError as error:
             raise LedgerError(
                 f"{self.path} holds something that is not an entry: {error}",
-                "Run `keyctl ledger verify`.",
+                "Run `osmoda-keyctl ledger verify`.",
             ) from error
 
     def head(self) -> Head:

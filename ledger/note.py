@@ -24,7 +24,7 @@ from ledger.chain import Head
 from ledger.errors import NoteRefused
 
 _ED25519: Final = b"\x01"  # signature type of signed-note
-_KEY_HINT: Final = "Give it as `keyctl ledger key` prints it."
+_KEY_HINT: Final = "Give it as `osmoda-keyctl ledger key` prints it."
 _DASH: Final = "— "
 _SIGNATURE: Final = re.compile(r"— ([^\s+]+) ([A-Za-z0-9+/]+={0,2})")
 _SIZE: Final = re.compile(r"0|[1-9][0-9]{0,18}")

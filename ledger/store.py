@@ -29,7 +29,7 @@ would let it grow until the disk is full."""
 
 MAKE_ROOM: Final = "Make room on its file system. If there is room, the disk is at fault: keep the file, and restore a backup."
 """A full disk is an I/O error to SQLite where it cannot even make its shared memory."""
-RESTORE: Final = "Keep the file for examination, run `python -m ledger verify` on it, and restore a backup."
+RESTORE: Final = "Keep the file for examination, run `osmoda-keyctl ledger verify --file FILE` (`python -m ledger verify FILE`) on it, and restore a backup."
 
 
 def lock(path: Path) -> int:

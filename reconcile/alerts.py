@@ -74,7 +74,7 @@ def _frozen(view: PolicyView) -> Iterator[Alert]:
 def _waiting(view: PolicyView) -> Iterator[Alert]:
     for proposal in view.pending:
         kind = "payment_held" if proposal.kind == "payment" else "proposal"
-        said = f"waits for `keyctl x402 approve {proposal.id}`: {proposal.summary}"
+        said = f"waits for `osmoda-keyctl x402 approve {proposal.id}`: {proposal.summary}"
         yield Alert(f"pending:{proposal.id}", kind, printable(said))
 
 

@@ -45,6 +45,10 @@ class KekError(Exception):
         self.hint = hint
 
 
+class KekMissing(KekError):
+    """There is none where it should be; `hint` is for a machine that never had one."""
+
+
 class Kek(Secret):
     """A KEK and its name."""
 
@@ -98,7 +102,7 @@ def load(
         if folder is None:
             raise KekError(
                 "there is no key-encryption key: kek_file is not set and systemd passed no credential",
-                f"set kek_file in keyd.toml and run `keyctl init`, or give the unit LoadCredential={CREDENTIAL}:…",
+                f"set kek_file in keyd.toml and run `osmoda-keyctl init`, or give the unit LoadCredential={CREDENTIAL}:…",
             )
         path = Path(folder) / CREDENTIAL
         return Source(_plain(path, _read(path, must_be_private=False)), Kind.CREDENTIAL, None)
@@ -166,7 +170,7 @@ def _unsealed(path: Path, content: bytes, passphrase: str) -> Kek:
 
 def _plain(path: Path, content: bytes) -> Kek:
     if content in _MISSING:
-        raise KekError("there is no key-encryption key yet", _MISSING[content])
+        raise KekMissing("there is no key-encryption key yet", _MISSING[content])
     if len(content) == KEK_BYTES:
         return Kek(content)
     match = _HEX.fullmatch(content)
@@ -181,14 +185,14 @@ def _read(path: Path, *, must_be_private: bool) -> bytes:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             content = file.read(_MAX_FILE)
     except FileNotFoundError:
-        raise KekError(
-            f"{path}: no such file", "run `keyctl init` to create the key-encryption key"
+        raise KekMissing(
+            f"{path}: no such file", "run `osmoda-keyctl init` to create the key-encryption key"
         ) from None
     except OSError as error:
         raise KekError(f"{path}: {error.strerror}", "keyd's user must be able to read this file") from None
     if must_be_private and mode & 0o077:
         raise KekError(
             f"{path} can be read by others (mode {mode:04o})",
-            f"run `chmod 600 {path}`; if others may have read it, change it: `keyctl wallet rotate-kek`",
+            f"run `chmod 600 {path}`; if others may have read it, change it: `osmoda-keyctl wallet rotate-kek`",
         )
     return content

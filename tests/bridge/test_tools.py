@@ -137,7 +137,7 @@ async def test_what_permits_more_only_waits_for_a_person(
     for limit in ("max_payment", "daily_budget", "allowed_domains"):
         assert after[limit] == before[limit]
     assert again["waiting"] == item
-    assert item["approve_with"] == f"keyctl x402 approve {item['id']}"
+    assert item["approve_with"] == f"osmoda-keyctl x402 approve {item['id']}"
     assert wider.replace("*", "\\x2a") in item["summary"]
     await world.approve(item["id"])
 

@@ -63,7 +63,7 @@ def test_a_budget_of_nothing_is_never_used_up() -> None:
 
 def test_a_freeze_is_told_once_with_who_and_why() -> None:
     frozen = api.Frozen(frozen=True, by="uid:1001", reason="odd prices", since=1795262400)
-    (alert,) = found(problems=["payments are frozen (`keyctl x402 unfreeze`)"], frozen=frozen)
+    (alert,) = found(problems=["payments are frozen (`osmoda-keyctl x402 unfreeze`)"], frozen=frozen)
     assert (alert.id, alert.kind) == ("frozen:1795262400", "frozen")
     assert alert.text == "payments were frozen by uid:1001: odd prices"
 

@@ -133,6 +133,7 @@ TAKEN_AWAY = [
     "/usr/local/bin/osmoda-bridge",
     str(UNITS / "../user/osmoda-bridge.service"),
     "/usr/local/bin/osmoda-fence",
+    "/usr/local/bin/osmoda-egress",
     str(UNITS / "osmoda-keyd.service"),
     str(UNITS / "osmoda-fence.service"),
     "/etc/systemd/system/sockets.target.wants/osmoda-keyd.socket",
