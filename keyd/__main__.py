@@ -59,7 +59,10 @@ def main() -> None:
     raise_descriptor_limit()
     logs.configure()
     if not lock_memory():
-        log.info("keyd.memory.not_locked", why="LimitMEMLOCK is not infinity; keep keyd out of swap")
+        log.info(
+            "keyd.memory.not_locked",
+            why="LimitMEMLOCK is not infinity, and keyd has no CAP_IPC_LOCK; keep it out of swap",
+        )
     if not overwrites_freed_memory(os.environ):
         log.info("keyd.memory.not_overwritten", why="Environment= of osmoda-keyd.service is not set")
     try:

@@ -6,9 +6,11 @@ import ctypes
 import os
 import resource
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Final
 
 _PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
+_CAP_IPC_LOCK: Final = 14  # linux/capability.h
 _MCL_CURRENT: Final = 1  # linux/mman.h
 _MCL_FUTURE: Final = 2
 _MCL_ONFAULT: Final = 4
@@ -38,14 +40,22 @@ def forbid_dumps() -> None:
 def lock_memory() -> bool:
     """From now on no page of this process goes to swap, where a key would outlast the machine's switching off.
 
-    False if the system does not let us: below the limit an allocation would fail one day, so it must be unlimited.
+    False if the system does not let us. Below a limit an allocation would fail one day: there must be none, or the
+    capability to which it does not apply (mlock(2)), which is how containers grant it.
     """
     _, most = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    if most != resource.RLIM_INFINITY:
+    if most == resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (most, most))
+    elif not _is_capable(_CAP_IPC_LOCK):
         return False
-    resource.setrlimit(resource.RLIMIT_MEMLOCK, (most, most))
     libc = ctypes.CDLL(None, use_errno=True)
     return bool(libc.mlockall(_MCL_CURRENT | _MCL_FUTURE | _MCL_ONFAULT) == 0)
+
+
+def _is_capable(capability: int) -> bool:
+    """Whether this process has it in effect."""
+    fields = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return bool(int(fields["CapEff"], 16) >> capability & 1)
 
 
 def overwrites_freed_memory(environment: Mapping[str, str]) -> bool:

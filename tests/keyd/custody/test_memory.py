@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import resource
 import secrets
 import subprocess
 import tempfile
@@ -37,26 +38,37 @@ FORGETTING_S = 20.0
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to read another process's memory")
 
 
+def configured(folder: Path) -> Path:
+    """Of a keyd that is set up in `folder`, its key under a passphrase."""
+    config = folder / "keyd.toml"
+    config.write_text(
+        f'socket = "{folder}/keyd.sock"\nstate_dir = "{folder}/state"\nkek_file = "{folder}/kek"\n'
+        "[peers]\negress = [0]\nadmin = [0]\n"
+        '[x402]\nallowed_domains = ["api.example.com"]\nnetworks = ["eip155:84532"]\n'
+    )
+    passphrase = folder / "kek-passphrase"
+    passphrase.touch(0o600)
+    passphrase.write_text(OF_KEK)
+    init = [BIN / "keyctl", "--config", config, "init", "--passphrase-file", passphrase]
+    subprocess.run(init, check=True, capture_output=True, timeout=60)
+    return config
+
+
+def program(folder: Path, config: Path, *limits: str) -> Program:
+    """keyd as its unit starts it, behind a command that changes what it may."""
+    command = [*limits, BIN / "osmoda-keyd", "--config", config]
+    return Program(
+        "keyd", command, folder / "keyd.log", {**ENVIRONMENT, "CREDENTIALS_DIRECTORY": str(folder)}
+    )
+
+
 @pytest.fixture(scope="module")
 def keyd() -> Iterator[Program]:
     with tempfile.TemporaryDirectory(prefix="osmoda-memory-") as name:
-        folder = Path(name)
-        config = folder / "keyd.toml"
-        config.write_text(
-            f'socket = "{folder}/keyd.sock"\nstate_dir = "{folder}/state"\nkek_file = "{folder}/kek"\n'
-            "[peers]\negress = [0]\nadmin = [0]\n"
-            '[x402]\nallowed_domains = ["api.example.com"]\nnetworks = ["eip155:84532"]\n'
-        )
-        passphrase = folder / "kek-passphrase"
-        passphrase.touch(0o600)
-        passphrase.write_text(OF_KEK)
-        init = [BIN / "keyctl", "--config", config, "init", "--passphrase-file", passphrase]
-        subprocess.run(init, check=True, capture_output=True, timeout=60)
-        environment = {**ENVIRONMENT, "CREDENTIALS_DIRECTORY": name}
-        program = Program("keyd", [BIN / "osmoda-keyd", "--config", config], folder / "keyd.log", environment)
-        program.start()
-        yield program
-        program.stop()
+        started = program(Path(name), configured(Path(name)))
+        started.start()
+        yield started
+        started.stop()
 
 
 @pytest.fixture
@@ -123,3 +135,56 @@ def test_keyd_knows_whether_freed_memory_is_overwritten(left_out: str) -> None:
     assert process.overwrites_freed_memory(ENVIRONMENT)
     assert not process.overwrites_freed_memory({k: v for k, v in ENVIRONMENT.items() if k != left_out})
     assert not process.overwrites_freed_memory({})
+
+
+# -- swap -------------------------------------------------------------------------------------------------
+
+BELOW_A_LIMIT = ("prlimit", "--memlock=8388608:8388608")
+WITHOUT_THE_CAPABILITY = ("setpriv", "--bounding-set=-ipc_lock")
+
+
+def may_lock() -> bool:
+    """With a limit, root has to have the capability; without one, the unit's LimitMEMLOCK= is possible here."""
+    _, most = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    return most == resource.RLIM_INFINITY or process._is_capable(process._CAP_IPC_LOCK)
+
+
+def locked_kib(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.findall(r"^VmLck:\s+(\d+) kB$", status, re.MULTILINE)[0])
+
+
+def unlocked_heap(pid: int) -> list[str]:
+    """Writable areas, where a key can be, of which a page that was touched is not locked."""
+    areas = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path(f"/proc/{pid}/smaps").read_text(), flags=re.MULTILINE)
+    found = []
+    for area in areas[1:]:
+        sizes = {name: int(kib) for name, kib in re.findall(r"^(\w+):\s+(\d+) kB$", area, re.MULTILINE)}
+        writable = area.split()[1].startswith("rw")
+        if writable and sizes["Anonymous"] and not re.search(r"^VmFlags:.* lo( |$)", area, re.MULTILINE):
+            found.append(area.splitlines()[0])
+    return found
+
+
+@needs_root
+async def test_every_page_that_can_hold_a_key_is_locked_where_the_system_grants_it(
+    keyd: Program, client: KeydClient
+) -> None:
+    if not may_lock():
+        pytest.skip("needs an unlimited RLIMIT_MEMLOCK or CAP_IPC_LOCK")
+    await client.wallet_create(api.WalletCreate(label="locked"))  # memory that came after the start, too
+    assert locked_kib(keyd.pid) > 10_000
+    assert unlocked_heap(keyd.pid) == []
+    assert "keyd.memory.not_locked" not in keyd.log.read_text()
+
+
+@needs_root
+def test_a_keyd_that_may_not_lock_its_memory_says_so_and_starts(tmp_path: Path) -> None:
+    started = program(tmp_path, configured(tmp_path), *BELOW_A_LIMIT, *WITHOUT_THE_CAPABILITY)
+    started.start()
+    try:
+        assert locked_kib(started.pid) == 0
+        assert unlocked_heap(started.pid) != []
+        assert "keyd.memory.not_locked" in started.log.read_text()
+    finally:
+        started.stop()

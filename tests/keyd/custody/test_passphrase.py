@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -122,18 +123,24 @@ def test_on_a_terminal_it_is_asked_for_and_not_shown() -> None:
 # -- memory -----------------------------------------------------------------------------------------------
 
 
-def test_memory_is_locked_only_where_the_limit_can_never_be_reached() -> None:
-    """Below a limit an allocation would fail some day, in the middle of a payment."""
-    _, most = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    program = (
-        "from keyd.process import lock_memory\n"
-        "locked = lock_memory()\n"
-        "kib = next(int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('VmLck'))\n"
-        "print(locked, kib > 1000)"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    expected = "True True" if most == resource.RLIM_INFINITY else "False False"
-    assert done.stdout.strip() == expected
+@pytest.mark.parametrize(
+    ("limit", "capabilities", "locks"),
+    [
+        (8 << 20, 0, False),
+        (resource.RLIM_INFINITY, 0, True),
+        (8 << 20, 1 << 14, True),
+        (8 << 20, 1 << 13, False),
+    ],
+)
+def test_memory_is_locked_only_where_no_limit_can_be_reached(
+    monkeypatch: pytest.MonkeyPatch, limit: int, capabilities: int, locks: bool
+) -> None:
+    """Below a limit an allocation would fail some day, in the middle of a payment. CAP_IPC_LOCK has none."""
+    monkeypatch.setattr(process.resource, "getrlimit", lambda _: (limit, limit))
+    monkeypatch.setattr(process.resource, "setrlimit", lambda *_: None)
+    monkeypatch.setattr(process.ctypes, "CDLL", lambda *_, **__: SimpleNamespace(mlockall=lambda _: 0))
+    monkeypatch.setattr(process, "_is_capable", lambda number: bool(capabilities >> number & 1))
+    assert process.lock_memory() is locks
 
 
 def test_the_system_is_asked_to_lock_what_is_there_and_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:
