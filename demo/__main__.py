@@ -16,7 +16,7 @@ from decimal import Decimal
 
 from demo.stage import Stage, StepFailed, perform, start_egress, start_keyd, start_seller
 
-OUTCOME_S = 5.0
+OUTCOME_S = 60.0
 """How long egress may take to report a payment's outcome: it does so after curl has its answer."""
 
 

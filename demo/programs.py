@@ -17,9 +17,9 @@ from typing import Any, Self
 
 BIN = Path(sys.executable).parent
 """Where this environment's commands are: keyctl, osmoda-keyd, osmoda-egress."""
-START_S = 30.0
-"""Deadline for getting ready. Alone each needs one second or two; a machine may be busy."""
-STOP_S = 10.0
+START_S = 120.0
+"""Deadline for getting ready: it ends what hangs. Alone each needs one second or two; a machine may be slow and busy."""
+STOP_S = 30.0
 """Time between SIGTERM and SIGKILL: a program that cannot stop by then is stuck."""
 _POLL_S = 0.02
 

@@ -42,6 +42,8 @@ async def answering(where: Path | socket.socket, exposition: Exposition) -> Asyn
             await web.UnixSite(runner, str(where)).start()
         else:
             await web.SockSite(runner, where).start()
+            [(host, port, *_)] = runner.addresses
+            _log.info("egress.metrics.ready", host=host, port=port)
         yield
     finally:
         await runner.cleanup()

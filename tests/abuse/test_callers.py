@@ -16,6 +16,7 @@ from keyd.client import KeydRefused
 from tests.abuse.support.seller import PAY_TO, Seller, offer
 from tests.abuse.support.stage import Stage, domain
 from tests.egress.support.wire import encode, response
+from tests.real.support.payer import contents
 
 TERMS = {"x402Version": 2, "accepts": [offer()]}
 ME, SOMEBODY_ELSE = os.getuid(), 64_123
@@ -169,7 +170,7 @@ async def test_a_raw_key_in_a_header_goes_nowhere(stage: Stage, seller: Seller) 
         stage.check_not_asked(answer, upstream, "key_in_header")
         [request] = seller.requests
         assert key not in str(request)
-        files = {file: file.read_bytes() for file in stage.payer.folder.rglob("*") if file.is_file()}
+        files = contents(stage.payer.folder)
         assert [str(file) for file, content in files.items() if key[2:].encode() in content] == []
         assert b"egress.key_in_header" in files[stage.payer.egress.log]  # the administrator is told
         await stage.check_sells(seller, upstream)

@@ -133,11 +133,22 @@ def append(type_: str, actor: str, data: dict[str, object]) -> Callable[[Transac
     return lambda tx: tx.append(type_, actor, data)
 
 
+def _journal(stage: Stage) -> Path:
+    return stage.payer.keyd.ledger.with_name("ledger.sqlite3-wal")
+
+
+def empty_journal(stage: Stage) -> None:
+    """SQLite begins a long write-ahead log anew, within the file as it is: from here on, for a while, it grows instead."""
+    with closing(sqlite3.connect(stage.payer.keyd.ledger, timeout=60)) as db:
+        [(busy, *_)] = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    assert (busy, _journal(stage).stat().st_size) == (0, 0)
+
+
 @contextmanager
 def full_disk(stage: Stage) -> Iterator[None]:
     """No file of keyd may grow any more: writes fail as they do on a full disk."""
     pid = stage.payer.keyd.program.pid
-    journal = stage.payer.keyd.ledger.with_name("ledger.sqlite3-wal")
+    journal = _journal(stage)
     _, hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)
     resource.prlimit(pid, resource.RLIMIT_FSIZE, (journal.stat().st_size, hard))
     try:
@@ -150,6 +161,7 @@ def full_disk(stage: Stage) -> Iterator[None]:
 async def test_a_full_disk_means_no_signature(stage: Stage, seller: Seller) -> None:
     """Nothing can be recorded then, so not even the refusal is: the program sees it, and keyd's log."""
     async with stage.serving(seller) as upstream:
+        empty_journal(stage)
         await stage.check_sells(seller, upstream)
         seller.forget()
         before = stage.entries(upstream, "x402.payment.attempt")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.abuse.support.seller import Seller, offer, payment_of
 from tests.abuse.support.stage import PATIENCE_S, Stage
-from tests.egress.support.http2 import Http2App, Stream, serving_http2
+from tests.egress.support.http2 import Http2App, Stream
 from tests.egress.support.upstream import Connection
 from tests.egress.support.wire import Message, encode, response
 
@@ -133,7 +133,7 @@ def resident_kib(pid: int) -> int:
 @pytest.mark.attack(27)
 async def test_a_402_that_drips_is_not_waited_for(stage: Stage, seller: Seller) -> None:
     """Ten seconds are the bound, so this test takes as long."""
-    released = asyncio.Event()
+    released, answered = asyncio.Event(), list[str]()
 
     async def script(connection: Connection) -> None:
         while True:
@@ -148,9 +148,18 @@ async def test_a_402_that_drips_is_not_waited_for(stage: Stage, seller: Seller) 
 
     async with stage.serving(script) as upstream, asyncio.timeout(PATIENCE_S), stage.app(upstream) as app:
         await app.send("/drip")
-        await stage.check_sells(seller, upstream)  # nobody else waits
-        answer = await app.answer(head_only=True)
+
+        async def drip() -> Message:
+            answer = await app.answer(head_only=True)
+            answered.append("drip")
+            return answer
+
+        dripping = asyncio.create_task(drip())
+        await stage.check_sells(seller, upstream)
+        answered.append("sale")
+        answer = await dripping
         assert (answer.status, answer.get("X-402-Egress")) == (402, "rejected; reason=terms_timeout")
+        assert answered == ["sale", "drip"]  # nobody else waits
         released.set()
         assert await app.reader.readexactly(2) == b"xy"
 
@@ -250,7 +259,7 @@ async def test_http2_is_paid_stream_by_stream(stage: Stage, seller: Seller) -> N
         await stream.data(b"content", end=True)
 
     client = stage.pki.client(stage.payer.egress.ca_certificate, "h2")
-    async with serving_http2(script, stage.pki.server("h2")) as upstream, asyncio.timeout(PATIENCE_S):
+    async with stage.serving_http2(script) as upstream, asyncio.timeout(PATIENCE_S):
         app = stage.app(upstream)
         app.tls = client
         async with Http2App(app) as program:

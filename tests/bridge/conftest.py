@@ -102,7 +102,7 @@ class World:
                 yield bridge.stderr.readline().removeprefix("osmoda-bridge: ").strip()
             finally:
                 bridge.send_signal(signal.SIGTERM)
-                bridge.communicate(timeout=20)
+                bridge.communicate(timeout=60)
 
     async def pay(self, url: str, amount: int, path: str = "/bought") -> str:
         """Another purchase each time, as egress asks for it: "paid", or the code of the refusal."""

@@ -186,6 +186,12 @@ class World:
         self.egress._master.addons.add(_ClientGone(gone))
         return gone
 
+    def server_gone(self) -> asyncio.Event:
+        """Set when egress has noticed that a server hung up."""
+        gone = asyncio.Event()
+        self.egress._master.addons.add(_ServerGone(gone))
+        return gone
+
     async def all_gone(self) -> None:
         """Return when egress has let go of all applications' connections."""
         # mitmproxy announces the end of a connection before it has forgotten it, so there is no event to await.
@@ -196,6 +202,11 @@ class World:
 class _ClientGone:
     def __init__(self, gone: asyncio.Event) -> None:
         self.client_disconnected = lambda _: gone.set()
+
+
+class _ServerGone:
+    def __init__(self, gone: asyncio.Event) -> None:
+        self.server_disconnected = lambda _: gone.set()
 
 
 @pytest.fixture

@@ -36,8 +36,15 @@ def tasks_of_egress() -> int:
     return sum("RequestHandler" not in repr(task.get_coro()) for task in asyncio.all_tasks())
 
 
+async def until(reached: Callable[[], bool]) -> None:
+    """Return once it is so. What stays never goes, and so the test hangs."""
+    while not reached():  # noqa: ASYNC110
+        await asyncio.sleep(0.02)  # nothing tells when the last of what was used has been put away
+
+
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
 async def test_paid_requests_leave_no_stream_connection_or_task(world: World, tls: bool) -> None:
+    streams = streams_alive()  # of other tests
     async with world.serving(SELLER, tls=tls) as upstream:
 
         async def buy(count: int) -> None:
@@ -46,21 +53,20 @@ async def test_paid_requests_leave_no_stream_connection_or_task(world: World, tl
                     await app.send(f"/{number}", method="POST", body=b"x" * 100)
                     assert (await app.answer()).status == 200
 
-        await buy(5)
-        await world.all_gone()
-        await upstream.idle.wait()
         tasks = tasks_of_egress()
         await asyncio.gather(*(buy(25) for _ in range(20)))
         await world.all_gone()
-        await world.egress._payer.drain(10)
-        assert streams_alive() == 0
+        await world.egress._payer.drain(100)
+        await until(lambda: streams_alive() <= streams)
         assert world.egress._x402.live == set()
         assert world.egress._payer._reports == {}
         await upstream.idle.wait()  # no connection to the server is left open
-        assert tasks_of_egress() == tasks
+        await until(lambda: tasks_of_egress() <= tasks)
 
 
 async def test_cancelled_http2_streams_leave_nothing_on_a_living_connection(world: World) -> None:
+    streams = streams_alive()  # of other tests
+
     async def seller(stream: Stream) -> None:
         await stream.complete.wait()
         if not stream.paid:
@@ -82,15 +88,15 @@ async def test_cancelled_http2_streams_leave_nothing_on_a_living_connection(worl
             await app.reset(hanging)
         last = await app.request("/paid")
         await app.until(last, "end")
-        await world.egress._payer.drain(10)
-        assert streams_alive() <= 2
+        await world.egress._payer.drain(100)
+        await until(lambda: streams_alive() <= streams + 2)
         assert upstream.connections == 1
 
 
 LARGE = 300 * MIB
 PAID = int(os.environ.get("PAID_REQUESTS", "800"))
-RESIDENT = 92 * MIB
-"""Egress starts with 75 of them, and has promised to stay below 100."""
+GROWTH = 32 * MIB
+"""Beyond what egress has when it is ready, which differs from machine to machine; `make bench` looks at the whole."""
 
 
 @asynccontextmanager
@@ -157,26 +163,14 @@ async def test_thousands_of_paid_requests_take_no_memory_and_leave_no_descriptor
     ):
         log = asyncio.create_task(egress.stopped())  # a pipe that nobody reads would hold it up
         trust = world.pki.client(*alpn)
-        pid, descriptors, resident = egress.process.pid, [], []
+        pid, resident = egress.process.pid, []
+        kept = descriptors(pid) + 20  # ten more connections to keyd, and what is not open at first
         for count in (PAID // 4, PAID):
             await asyncio.gather(*(pay(egress, upstream, trust, count // 10) for _ in range(10)))
-            descriptors.append(await settled(lambda: len(list(Path(f"/proc/{pid}/fd").iterdir()))))
+            await until(lambda: descriptors(pid) <= kept)
             resident.append(memory(pid, "VmRSS"))
-        assert descriptors[1] <= descriptors[0] + 10, (
-            descriptors
-        )  # connections to keyd, one for each of the ten
         assert resident[1] - resident[0] < 8 * MIB, resident  # a stream that stays takes tens of KiB
         log.cancel()
-
-
-async def settled(figure: Callable[[], int]) -> int:
-    """`figure` once it is the same for a while: nothing tells when a process has closed what it need not keep."""
-    before, same = figure(), 0
-    while same < 10:
-        await asyncio.sleep(0.02)
-        now = figure()
-        before, same = now, same + 1 if now == before else 0
-    return before
 
 
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
@@ -194,13 +188,14 @@ async def test_a_large_download_and_upload_take_no_memory(world: World, tmp_path
         own_process(world, tmp_path) as (egress, trust),
         App(egress.address, upstream, trust if tls else None) as app,
     ):
+        ready = memory(egress.process.pid, "VmRSS")
         await app.send(method="POST", Content_Length=str(LARGE))
         for _ in range(LARGE // MIB):
             await app.write(bytes(MIB))
         await app.answer(head_only=True)
         for _ in range(LARGE // MIB):
             await app.reader.readexactly(MIB)
-        assert memory(egress.process.pid, "VmHWM") < RESIDENT
+        assert memory(egress.process.pid, "VmHWM") - ready < GROWTH
 
 
 async def test_a_large_download_and_upload_over_http2_take_no_memory(world: World, tmp_path: Path) -> None:
@@ -220,11 +215,12 @@ async def test_a_large_download_and_upload_over_http2_take_no_memory(world: Worl
         own_process(world, tmp_path) as (egress, _),
         Http2App(App(egress.address, upstream, world.pki.client("h2"))) as app,
     ):
+        ready = memory(egress.process.pid, "VmRSS")
         stream = await app.request("/a", {":method": "POST"}, end=False)
         await app.send_body(stream, size)
         await app.until(stream, "end")
         assert app.received[stream] == size
-        assert memory(egress.process.pid, "VmHWM") < RESIDENT
+        assert memory(egress.process.pid, "VmHWM") - ready < GROWTH
 
 
 async def test_clients_that_hardly_read_take_little_memory_and_hold_up_nobody(
@@ -247,6 +243,7 @@ async def test_clients_that_hardly_read_take_little_memory_and_hold_up_nobody(
         own_process(world, tmp_path) as (egress, trust),
         AsyncExitStack() as stack,
     ):
+        ready = memory(egress.process.pid, "VmRSS")
         slow = [await stack.enter_async_context(App(egress.address, upstream, trust)) for _ in range(10)]
         for app in slow:
             await app.send("/large")
@@ -256,7 +253,12 @@ async def test_clients_that_hardly_read_take_little_memory_and_hold_up_nobody(
                 assert (await other.get("/small")).body == b"ok"
                 for app in slow:
                     await app.reader.readexactly(1)
-        assert memory(egress.process.pid, "VmHWM") < RESIDENT + 10 * MIB
+        assert memory(egress.process.pid, "VmHWM") - ready < GROWTH + 10 * MIB
+
+
+def descriptors(pid: int) -> int:
+    """How many are open."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def memory(pid: int, which: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from typing import Any
@@ -13,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.egress.conftest import RunEgress, WriteConfig
 from tests.egress.support.client import App
 from tests.egress.support.keyd import FakeKeyd, refusal
-from tests.egress.support.process import egress_process
+from tests.egress.support.process import EgressProcess, egress_process
 from tests.egress.support.upstream import selling, serving
 from tests.egress.support.wire import paid_answer, payment_required, response
 from tests.egress.test_workers import workers
@@ -24,13 +25,10 @@ FREE = selling(lambda _: b"", lambda _: response(200, {}, b"free"))
 OF_WORKERS = {"osmoda_egress_workers_ready", "osmoda_egress_worker_restarts_total"}
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-async def scrape(port: int) -> str:
+async def scrape(egress: EgressProcess) -> str:
+    """What is told on the port that it has named before it was ready."""
+    said = [json.loads(line) for line in egress.log.splitlines()]
+    (port,) = [line["port"] for line in said if line["event"] == "egress.metrics.ready"]
     async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/metrics") as answer:
         assert answer.status == 200
         return await answer.text()
@@ -94,14 +92,13 @@ async def test_a_report_that_keyd_never_got_is_counted(
 
 
 async def test_a_port_of_its_own_answers_and_tells_no_host(config: WriteConfig) -> None:
-    port = free_port()
     async with (
         serving(SELLER) as upstream,
-        egress_process(config(metrics_listen=f"127.0.0.1:{port}")) as egress,
+        egress_process(config(metrics_listen="127.0.0.1:0")) as egress,
     ):
         async with App(egress.address, upstream) as app:
             assert (await app.get("/secret")).status == 200
-        text = await scrape(port)
+        text = await scrape(egress)
     assert value(text, "payments_total", outcome="paid") == 1
     assert "secret" not in text
     assert "127.0.0.1" not in text
@@ -109,18 +106,14 @@ async def test_a_port_of_its_own_answers_and_tells_no_host(config: WriteConfig) 
 
 
 async def test_workers_are_told_of_as_one(config: WriteConfig) -> None:
-    port = free_port()
     async with (
         serving(SELLER) as upstream,
-        workers(config(workers=2, metrics_listen=f"127.0.0.1:{port}")) as (
-            egress,
-            _,
-        ),
+        workers(config(workers=2, metrics_listen="127.0.0.1:0")) as (egress, _),
     ):
         for _ in range(6):
             async with App(egress.address, upstream) as app:
                 assert (await app.get()).status == 200
-        text = await scrape(port)
+        text = await scrape(egress)
         assert value(text, "payments_total", outcome="paid") == 6
         assert value(text, "workers_ready") == 2
         assert {

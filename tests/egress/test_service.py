@@ -83,8 +83,11 @@ async def test_a_proxy_that_accepts_but_does_not_answer_is_not_alive(manager: Ma
     alive = asyncio.create_task(status.keep_alive())
     await asked.wait()
     heard = asyncio.create_task(manager.next(but=""))
-    done, _ = await asyncio.wait([heard], timeout=WATCHDOG_USEC / 1e6)
-    assert bool(done) is answers
+    if answers:
+        assert await heard == "WATCHDOG=1"
+    else:
+        await asyncio.wait([heard], timeout=WATCHDOG_USEC / 1e6)
+        assert not heard.done()
     for task in (alive, heard):
         task.cancel()
     server.close()

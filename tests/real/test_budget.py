@@ -34,7 +34,7 @@ async def _buy_all(proxies: list[str], seller: str) -> list[httpx.Response]:
 
 
 async def _sold(seller: str) -> list[dict[str, str]]:
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         sales: list[dict[str, str]] = (await client.get(f"{seller}/books")).json()
         return sales
 

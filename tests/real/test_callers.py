@@ -39,7 +39,7 @@ class Shop:
             ],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=60,
             cwd="/",
             user=uid,
             check=True,

@@ -64,7 +64,7 @@ def call(payer: Payer, url: str, *calls: tuple[str, dict[str, Any]]) -> list[dic
 def tool_calls(payer: Payer, url: str) -> list[dict[str, Any]]:
     """The calls of tools that have reached the server."""
     done = subprocess.run(
-        ["curl", "-sS", f"{url}/seen"], env=payer.environment, capture_output=True, check=True, timeout=20
+        ["curl", "-sS", f"{url}/seen"], env=payer.environment, capture_output=True, check=True, timeout=60
     )
     return [seen for seen in json.loads(done.stdout) if seen["method"] == "tools/call"]
 

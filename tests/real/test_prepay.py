@@ -23,7 +23,7 @@ async def test_a_seller_takes_payments_that_come_with_the_request(
     folder.mkdir()
     rule = {"domain": seller, "after": AFTER}
     with Payer(folder, [seller], chain.keys["payer"], prepay=[rule]) as payer:
-        async with httpx.AsyncClient(proxy=payer.egress.url, timeout=30) as client:
+        async with httpx.AsyncClient(proxy=payer.egress.url, timeout=60) as client:
             for _ in range(AFTER + PREPAID):
                 answer = await client.get(f"{seller}/item/7")
                 assert answer.status_code == 200
@@ -31,6 +31,6 @@ async def test_a_seller_takes_payments_that_come_with_the_request(
         assert payer.settled() == (AFTER + PREPAID) * PRICE
         signed = payer.entries("x402.payment.signed")
     assert [entry["data"].get("prepaid", False) for entry in signed] == [False] * AFTER + [True] * PREPAID
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         sold = (await client.get(f"{seller}/books")).json()
     assert len({sale["nonce"] for sale in sold}) == AFTER + PREPAID  # each a purchase of its own

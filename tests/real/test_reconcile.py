@@ -88,7 +88,7 @@ class Seller:
     async def settle(self, payment: dict[str, Any], path: str) -> dict[str, Any]:
         """What the official facilitator makes of it."""
         question = {"x402Version": 2, "paymentPayload": payment, "paymentRequirements": self._terms()}
-        async with httpx.AsyncClient(timeout=30) as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             settlement: dict[str, Any] = (
                 await client.post(f"{self.facilitator}/settle", json=question)
             ).json()
@@ -127,12 +127,12 @@ class World:
 
     async def buy(self, path: str) -> int:
         """The status that an ordinary program sees."""
-        async with httpx.AsyncClient(proxy=self.egress.url, timeout=30) as program:
+        async with httpx.AsyncClient(proxy=self.egress.url, timeout=60) as program:
             return (await program.get(self.seller.url + path)).status_code
 
     async def rpc(self, method: str, *params: object) -> Any:
         question = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
-        async with httpx.AsyncClient(timeout=30) as client:
+        async with httpx.AsyncClient(timeout=60) as client:
             return (await client.post(self.chain.rpc, json=question)).json()["result"]
 
     async def advance(self, seconds: int) -> None:
@@ -197,6 +197,9 @@ async def world(make_rig: Callable[..., Rig], tmp_path: Path) -> AsyncIterator[W
     ):
         egress = Egress(tmp_path, socket, {"allow_private": ["127.0.0.1"]})
         await asyncio.to_thread(egress.start)
+        rig.clock.now_us = (
+            int(time.time()) * 1_000_000
+        )  # what is signed is valid for a minute of the chain's time
         world = World(chain, seller, rig, egress, socket)
         await world.finalize()  # a chain without the token has nothing to say about it
         yield world

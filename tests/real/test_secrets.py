@@ -13,7 +13,7 @@ from eth_account.messages import encode_typed_data
 from keyd.core.assets import DEFAULT_ASSETS
 from tests.real.support.clients import fetch
 from tests.real.support.counterparts import Chain
-from tests.real.support.payer import Payer
+from tests.real.support.payer import Payer, contents
 
 pytestmark = pytest.mark.real
 
@@ -55,8 +55,8 @@ def _spellings(secret: bytes) -> list[bytes]:
 def _files_with(secret: bytes, folder: Path) -> list[str]:
     return [
         str(file.relative_to(folder))
-        for file in sorted(folder.rglob("*"))
-        if file.is_file() and any(spelling in file.read_bytes() for spelling in _spellings(secret))
+        for file, content in contents(folder).items()
+        if any(spelling in content for spelling in _spellings(secret))
     ]
 
 

@@ -52,7 +52,7 @@ def paying(chain: Chain, seller: str, tmp_path: Path) -> Iterator[Payer]:
 
 async def _sign(payer: Payer, url: str) -> tuple[Payload, dict[str, Any]]:
     """A payment for `url`, as egress would send it, and the requirements that it answers."""
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(timeout=60) as client:
         refused = await client.get(url)
     required = json.loads(base64.b64decode(refused.headers["PAYMENT-REQUIRED"]))
     request = SignRequest(
@@ -73,7 +73,7 @@ async def _sign(payer: Payer, url: str) -> tuple[Payload, dict[str, Any]]:
 
 def _seller_accepts(url: str, payload: Payload) -> bool:
     header = base64.b64encode(json.dumps(payload).encode()).decode()
-    answer = httpx.get(url, headers={"PAYMENT-SIGNATURE": header})
+    answer = httpx.get(url, headers={"PAYMENT-SIGNATURE": header}, timeout=60)
     assert answer.status_code in (200, 402)
     return answer.status_code == 200
 

@@ -26,12 +26,12 @@ def customer(chain: Chain, server_siwx: str, tmp_path: Path) -> Iterator[Payer]:
 
 
 def get(payer: Payer, url: str) -> httpx.Response:
-    with httpx.Client(proxy=payer.egress.url, trust_env=False, timeout=30) as client:
+    with httpx.Client(proxy=payer.egress.url, trust_env=False, timeout=60) as client:
         return client.get(url)
 
 
 def seen(server: str) -> list[dict[str, Any]]:
-    events: list[dict[str, Any]] = httpx.get(f"{server}/seen", trust_env=False).json()
+    events: list[dict[str, Any]] = httpx.get(f"{server}/seen", trust_env=False, timeout=60).json()
     return events
 
 

@@ -18,11 +18,11 @@ BROWSER = {"Accept": "text/html,application/xhtml+xml", "User-Agent": "Mozilla/5
 def test_a_browser_that_is_shown_the_official_paywall_gets_the_paid_answer(
     payer: Payer, server_v1: str, chain: Chain
 ) -> None:
-    shown = httpx.get(f"{server_v1}/weather", headers=BROWSER, trust_env=False)
+    shown = httpx.get(f"{server_v1}/weather", headers=BROWSER, trust_env=False, timeout=60)
     assert (shown.status_code, shown.headers["content-type"].split(";")[0]) == (402, "text/html")
     before = chain.balance("payer")
 
-    with httpx.Client(proxy=payer.egress.url, trust_env=False) as browser:
+    with httpx.Client(proxy=payer.egress.url, trust_env=False, timeout=60) as browser:
         answer = browser.get(f"{server_v1}/weather", headers=BROWSER)
 
     assert (answer.status_code, json.loads(answer.content)) == (200, {"weather": "sunny"})

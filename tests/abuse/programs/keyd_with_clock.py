@@ -1,4 +1,4 @@
-"""keyd, but its clock is as many microseconds off as the file named in OSMODA_TEST_CLOCK says."""
+"""keyd, but its clock is as many microseconds off as the file named in OSMODA_TEST_CLOCK says, or stands at `=N`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ _true_clock_us = daemon.clock_us
 
 
 def _clock_us() -> int:
-    return _true_clock_us() + int(_OFFSET.read_text())
+    text = _OFFSET.read_text()
+    return int(text[1:]) if text.startswith("=") else _true_clock_us() + int(text)
 
 
 daemon.clock_us = _clock_us

@@ -474,8 +474,10 @@ async def test_a_server_that_is_gone_after_its_terms_is_not_paid(world: World, u
         upstream.close()
         await connection.send(unpaid(request["id"], PAYWALL))
 
+    gone = world.server_gone()
+
     async def sign(request: api.SignRequest) -> api.SignReply:
-        await upstream.idle.wait()
+        await gone.wait()
         return reply_to(request)
 
     world.keyd.sign = sign

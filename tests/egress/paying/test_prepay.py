@@ -15,6 +15,7 @@ from egress.wire.x402 import PaymentRequired
 from keyd import api
 from tests.egress.conftest import Pki, RunEgress, World
 from tests.egress.stack.test_http2 import client as http2_client
+from tests.egress.stack.test_http2 import http2_app
 from tests.egress.stack.test_http2 import seller as http2_seller
 from tests.egress.support.client import App
 from tests.egress.support.http2 import serving_http2
@@ -241,18 +242,10 @@ async def test_over_http2_each_stream_brings_its_own_payment(
     assert upstream.connections == 1
 
 
-class ServerGone:
-    """mitmproxy addon: says when egress has noticed that a server closed its connection."""
-
-    def __init__(self) -> None:
-        self.noticed = asyncio.Event()
-        self.server_disconnected = lambda _: self.noticed.set()
-
-
 async def test_a_connection_that_closes_while_keyd_decides_is_replaced(
-    run_egress: RunEgress, keyd: FakeKeyd
+    run_egress: RunEgress, keyd: FakeKeyd, pki: Pki
 ) -> None:
-    closing, gone = asyncio.Event(), ServerGone()
+    closing = asyncio.Event()
 
     async def script(connection: Connection) -> None:
         while True:
@@ -270,15 +263,14 @@ async def test_a_connection_that_closes_while_keyd_decides_is_replaced(
         keyd.prepay = [api.PrepayView(domain=domain, methods=["GET"], after=AFTER)]
         async with run_egress() as egress, App(egress.address, upstream) as app:
             await learn(app)
-            sign = keyd.sign
+            sign, gone = keyd.sign, World(egress, keyd, pki).server_gone()
 
             async def after_closing(request: api.SignRequest) -> Any:
                 closing.set()
-                await gone.noticed.wait()
+                await gone.wait()
                 return await sign(request)
 
             keyd.sign = after_closing
-            egress._master.addons.add(gone)
             assert (await app.get()).status == 200
     assert paid_at_once(upstream) == [True]
     assert upstream.connections == 2
@@ -309,6 +301,34 @@ async def test_an_application_that_hangs_up_meanwhile_sends_nothing(
             outcomes = [await keyd.outcomes.get() for _ in range(AFTER + 1)]
     assert outcomes[-1].failure == "not_sent"
     assert len(upstream.requests) == 2 * AFTER
+
+
+async def test_over_http2_a_stream_that_is_cancelled_meanwhile_sends_nothing(
+    run_egress: RunEgress, keyd: FakeKeyd, pki: Pki
+) -> None:
+    """The connections live on: nothing but egress keeps the payment back."""
+    async with serving_http2(http2_seller, pki.server_for("h2")) as upstream:
+        keyd.prepay = [api.PrepayView(domain=f"127.0.0.1:{upstream.port}", methods=["GET"], after=AFTER)]
+        async with run_egress() as egress, http2_app(World(egress, keyd, pki), upstream) as app:
+            for _ in range(AFTER):
+                await app.until(await app.request("/a"), "end")
+            sign, gate = keyd.sign, asyncio.Event()
+
+            async def slowly(request: api.SignRequest) -> Any:
+                await gate.wait()
+                return await sign(request)
+
+            keyd.sign = slowly
+            keyd.asked.clear()
+            cancelled = await app.request("/a")
+            await keyd.asked.wait()
+            await app.reset(cancelled)
+            await app.heard()
+            gate.set()
+            outcomes = [await keyd.outcomes.get() for _ in range(AFTER + 1)]
+            await app.until(await app.request("/own", {"payment-signature": "own"}), "end")
+    assert outcomes[-1].failure == "not_sent"
+    assert [request.target for request in upstream.requests] == ["/a"] * 2 * AFTER + ["/own"]
 
 
 # -- the memory -------------------------------------------------------------------------------------------

@@ -189,7 +189,7 @@ async def test_the_application_hangs_up_before_the_paid_answer(world: World) -> 
 
 
 async def test_a_server_that_is_gone_before_the_payment_left_gives_the_original_402(world: World) -> None:
-    closed = asyncio.Event()
+    gone = world.server_gone()
 
     async def script(connection: Connection) -> None:
         await connection.request()
@@ -200,12 +200,12 @@ async def test_a_server_that_is_gone_before_the_payment_left_gives_the_original_
 
         async def sign(request: api.SignRequest) -> object:
             upstream.close()  # the server's port is closed from here on
-            closed.set()
+            await gone.wait()
             return await signing(request)
 
         world.keyd.sign = sign  # type: ignore[assignment]
         answer = await app.get()
-    assert closed.is_set()
+    assert gone.is_set()
     assert (answer.status, answer.body) == (402, b"original")
     assert answer.get("X-402-Egress") == "rejected; reason=upstream_lost"
     assert (await world.keyd.outcomes.get()).failure == "not_sent"

@@ -11,6 +11,7 @@ from mitmproxy import tcp
 from tests.egress.conftest import World
 from tests.egress.support.upstream import Connection, selling
 from tests.egress.support.wire import SETTLED, encode, paid_answer, payment_required, response
+from tests.loopback import RECEIVE_BUFFER, SEND_BUFFER
 
 SSE = response(200, {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked"}, length=False)
 PAID_SSE = SSE.replace(b"\r\n\r\n", b"\r\nPAYMENT-RESPONSE: " + encode(SETTLED).encode() + b"\r\n\r\n")
@@ -332,7 +333,7 @@ async def test_what_a_server_says_behind_its_answer_to_an_upload_does_not_fill_t
 async def send_without_end(writer: asyncio.StreamWriter) -> None:
     """Return when the other side has cut the connection; it must not have taken much."""
     try:
-        for _ in range(1000):  # 64 MB, more than all buffers on the way
+        for _ in range(2 * (SEND_BUFFER + RECEIVE_BUFFER) // 65536):  # more than all buffers on the way
             writer.write(b"x" * 65536)
             await writer.drain()
     except ConnectionError:

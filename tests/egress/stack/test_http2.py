@@ -41,7 +41,12 @@ async def seller(stream: Stream) -> None:
 def client(world: World) -> httpx.AsyncClient:
     host, port = world.egress.address
     return httpx.AsyncClient(
-        http2=True, http1=False, verify=world.pki.client("h2"), proxy=f"http://{host}:{port}", trust_env=False
+        http2=True,
+        http1=False,
+        verify=world.pki.client("h2"),
+        proxy=f"http://{host}:{port}",
+        trust_env=False,
+        timeout=None,
     )
 
 
@@ -72,6 +77,7 @@ async def test_an_application_speaks_to_an_http_1_server_as_it_would_without_egr
             verify=world.pki.client(*app_speaks),
             proxy=f"http://{host}:{port}",
             trust_env=False,
+            timeout=None,
         ) as app,
     ):
         answer = await app.post(upstream.url(), content=b"question")

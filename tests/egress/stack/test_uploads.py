@@ -14,8 +14,11 @@ from tests.egress.support.client import App
 from tests.egress.support.keyd import FakeKeyd
 from tests.egress.support.upstream import Connection, Script, selling, serving
 from tests.egress.support.wire import paid_answer, payment_required
+from tests.loopback import SEND_BUFFER
 
 SELLER = selling(lambda _: paid_answer(), lambda _: payment_required())
+LARGE = bytes(range(256)) * (4 * SEND_BUFFER // 256)
+"""More than the buffers on the way hold; the server's own is small."""
 
 
 @pytest.mark.parametrize("size", [1, 64 * 1024, 64 * 1024 + 1, 4 * 1024 * 1024])
@@ -77,7 +80,7 @@ async def test_a_402_that_does_not_wait_for_the_upload_is_paid_with_the_whole_bo
     run_egress: RunEgress, keyd: FakeKeyd, pki: Pki, tls: bool, read_on: bool
 ) -> None:
     answered = asyncio.Event()
-    body = bytes(range(256)) * 65536  # 16 MiB: more than the buffers on the way hold
+    body = LARGE
     script = early(answered, read_on=read_on)
     async with (
         run_egress(max_request_body=len(body)) as egress,
@@ -98,7 +101,7 @@ async def test_a_402_to_an_upload_that_is_stuck_is_paid_with_the_whole_body(
     run_egress: RunEgress, keyd: FakeKeyd
 ) -> None:
     answered = asyncio.Event()
-    body = bytes(range(256)) * 65536  # 16 MiB: more than the buffers on the way hold
+    body = LARGE
 
     async with run_egress(max_request_body=len(body)) as egress:
 

@@ -6,8 +6,6 @@ settles with the same SDK objects, and then streams.
 
 import asyncio
 import hashlib
-import json
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -26,8 +24,7 @@ from x402.http.utils import (
 from x402.mechanisms.evm.exact import ExactEvmServerScheme
 from x402.schemas import ResourceConfig
 
-EVENTS = 10
-EVENT_INTERVAL_S = 0.1
+EVENTS = 3
 PRICES = {
     "GET /weather": "$0.001",
     "GET /item/*": "$0.001",
@@ -81,6 +78,13 @@ def add_content(app: FastAPI) -> None:
 
 
 def add_stream(app: FastAPI, server: x402ResourceServer, config: ResourceConfig) -> None:
+    arrived = asyncio.Semaphore(0)
+
+    @app.post("/stream/arrived")
+    async def has_arrived() -> Any:
+        arrived.release()
+        return {}
+
     @app.get("/stream")
     async def stream(request: Request) -> Response:
         terms = server.build_payment_requirements(config)
@@ -94,14 +98,14 @@ def add_stream(app: FastAPI, server: x402ResourceServer, config: ResourceConfig)
         headers = {"PAYMENT-RESPONSE": encode_payment_response_header(settlement)}
         if not settlement.success:
             return JSONResponse({}, 402, headers)
-        return StreamingResponse(events(), headers=headers, media_type="text/event-stream")
+        return StreamingResponse(events(arrived), headers=headers, media_type="text/event-stream")
 
 
-async def events() -> AsyncIterator[str]:
-    """Each event carries the time at which it was sent, in Unix seconds."""
+async def events(arrived: asyncio.Semaphore) -> AsyncIterator[str]:
+    """Each is sent once somebody has said that the one before has arrived."""
     for number in range(EVENTS):
-        yield f"data: {json.dumps({'number': number, 'sent': time.time()})}\n\n"
-        await asyncio.sleep(EVENT_INTERVAL_S)
+        yield f"data: {number}\n\n"
+        await arrived.acquire()
 
 
 if __name__ == "__main__":

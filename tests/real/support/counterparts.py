@@ -41,7 +41,7 @@ class Chain:
         request = urllib.request.Request(
             self.rpc, json.dumps(question).encode(), {"Content-Type": "application/json"}
         )
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)["result"]
 
 
@@ -111,7 +111,7 @@ def ask_facilitator(url: str, payload: dict[str, Any], requirements: dict[str, A
     request = urllib.request.Request(
         f"{url}/verify", json.dumps(question).encode(), {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         verdict: dict[str, Any] = json.load(answer)
         return verdict
 

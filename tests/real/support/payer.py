@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,8 @@ from typing import Any
 from demo.stack import Egress, Keyd
 
 NETWORK = "eip155:84532"
-OUTCOMES_WITHIN_S = 10.0
-"""Egress reports within milliseconds, and tries again for some seconds if keyd does not answer."""
+OUTCOMES_WITHIN_S = 90.0
+"""Egress reports within milliseconds, and tries again for some seconds if keyd does not answer: this ends what hangs."""
 
 
 class Payer:
@@ -123,6 +123,16 @@ class Payer:
     def policy(self) -> dict[str, Any]:
         view: dict[str, Any] = json.loads(self.succeed("x402", "policy", "--json"))
         return view
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    """Every file below `folder`, while programs go on writing there."""
+    found = {}
+    for file in sorted(folder.rglob("*")):
+        with suppress(FileNotFoundError):  # a draft that has meanwhile been renamed
+            if file.is_file():
+                found[file] = file.read_bytes()
+    return found
 
 
 @dataclass(frozen=True)
