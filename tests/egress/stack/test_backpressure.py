@@ -87,7 +87,7 @@ async def test_both_ways_at_once_never_lock_each_other(
     run_egress: RunEgress, keyd: FakeKeyd, world: World, intercepted: bool
 ) -> None:
     """An echo of more than all buffers together: whoever stops reading while it cannot write stops for ever."""
-    size = 2 * LARGE
+    size = LARGE + HELD_AT_MOST
 
     async def script(connection: Connection) -> None:
         if intercepted:
