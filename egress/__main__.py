@@ -23,6 +23,7 @@ from keyd.service_manager import Notifier
 @click.option(
     "--config",
     "config_file",
+    metavar="FILE",
     type=click.Path(path_type=Path),
     default=Path("/etc/osmoda/egress.toml"),
     show_default=True,

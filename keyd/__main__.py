@@ -48,8 +48,18 @@ log = structlog.get_logger("keyd")
 
 def main() -> None:
     """Exit code 2: the configuration, key or ledger cannot be used, and the message says what to do."""
-    parser = argparse.ArgumentParser(prog="osmoda-keyd", description=__doc__)
-    parser.add_argument("--config", type=Path, default=Path("/etc/osmoda/keyd.toml"), metavar="FILE")
+    parser = argparse.ArgumentParser(
+        prog="osmoda-keyd",
+        description="Daemon that decides on payments, records and signs them; keyctl sets it up and questions it.",
+        epilog="Exit code 2: configuration, key or ledger cannot be used, and the message says what to do.",
+    )
+    parser.add_argument(
+        "--config",
+        type=Path,
+        default=Path("/etc/osmoda/keyd.toml"),
+        metavar="FILE",
+        help="configuration file (default: %(default)s); `keyctl check-config` checks it",
+    )
     parser.add_argument("--version", action="version", version=version("osmoda-x402"))
     parser.add_argument(
         "--passphrase-fd", type=int, metavar="N", help="file descriptor to read the key's passphrase from"

@@ -23,6 +23,7 @@ from reconcile.watch import watch
 @click.option(
     "--config",
     "config_file",
+    metavar="FILE",
     type=click.Path(path_type=Path),
     default=Path("/etc/osmoda/reconcile.toml"),
     show_default=True,

@@ -18,7 +18,7 @@ import click
 from pydantic import BaseModel
 
 from keyd import config
-from keyd.cli.app import cli
+from keyd.cli.app import EXIT_CODES, cli
 from keyd.reasons import Reason
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -58,9 +58,7 @@ def keyctl_page() -> str:
             "",
             "Installed as `osmoda-keyctl` too, because Debian's package keyutils owns a `keyctl`.",
             "",
-            "Exit codes: 0 success; 1 it did not work, and `keyctl: error:` and `keyctl: hint:` on stderr say",
-            "why and what to do; 2 the command line is wrong; 3 nothing was changed, because an agent may only propose",
-            "it: an administrator decides (`keyctl x402 pending`); 130 interrupted.",
+            EXIT_CODES,
             "",
             *_command_section(cli, "keyctl", level=2),
         ]

@@ -18,6 +18,7 @@ from keyd.configfile import ConfigError, load
 @click.option(
     "--config",
     "config_file",
+    metavar="FILE",
     type=click.Path(path_type=Path),
     default=Path("/etc/osmoda/egress.toml"),
     show_default=True,

@@ -24,17 +24,28 @@ EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+EXIT_CODES = (
+    "Exit codes: 0 success; 1 it did not work, and `keyctl: error:` and `keyctl: hint:` on stderr say why and what to do; "
+    "2 the command line is wrong; 3 nothing was changed, because an agent may only propose it: an administrator decides "
+    "(`keyctl x402 pending`); 130 interrupted."
+)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EXIT_CODES
+)
 @click.option(
     "--socket",
     metavar="PATH",
     envvar="OSMODA_KEYD_SOCKET",
+    show_envvar=True,
     help="Socket of keyd. Otherwise `socket` of the configuration.",
 )
 @click.option(
     "--config",
     metavar="FILE",
     envvar="OSMODA_KEYD_CONFIG",
+    show_envvar=True,
     type=click.Path(path_type=Path),
     help=f"Configuration of keyd. Otherwise {DEFAULT_CONFIG}.",
 )

@@ -35,7 +35,7 @@ def pending(run: Invocation, as_json: bool) -> None:
 @click.argument("proposal_id", metavar="ID")
 @invocation
 def approve(run: Invocation, proposal_id: str) -> None:
-    """Say yes to a held payment or a proposed change.
+    """Say yes to a held payment or a proposed change. The beginning of an id will do, where it fits one only.
 
     A held payment is not made now: the program's next try within an hour goes through, once, and what it pays is
     pinned. A change is in force at once.
@@ -58,7 +58,7 @@ async def _approve(keyd: KeydClient, proposal_id: str) -> tuple[api.PolicyView, 
 @click.argument("proposal_id", metavar="ID")
 @invocation
 def reject(run: Invocation, proposal_id: str) -> None:
-    """Say no. A program that tries again asks again."""
+    """Say no; the beginning of an id will do. A program that tries again asks again."""
     decided = run.ask(lambda keyd: _reject(keyd, proposal_id))
     click.echo(f"rejected: {escaped(decided.proposal.summary)}")
 

@@ -8,20 +8,12 @@ from typing import Final
 import click
 
 from keyd.cli import system_trust
+from keyd.cli.egress_options import ca_option
 from keyd.cli.program import as_called
 from keyd.cli.render import escaped, listed
 from keyd.cli.subprocesses import run
 
 STORE: Final = system_trust.TrustStore()
-_ca_option = click.option(
-    "--ca",
-    metavar="FILE",
-    envvar="OSMODA_CA",
-    type=click.Path(path_type=Path),
-    default=Path("/var/lib/osmoda-egress/ca-cert.pem"),
-    show_default=True,
-    help="Certificate of egress.",
-)
 
 
 @click.group()
@@ -34,7 +26,7 @@ def ca() -> None:
 
 
 @ca.command()
-@_ca_option
+@ca_option
 def show(ca: Path) -> None:
     """Show the certificate: name, validity, fingerprint, and where it is trusted."""
     certificate = system_trust.read_authority(ca)
@@ -51,7 +43,7 @@ def show(ca: Path) -> None:
 
 
 @ca.command()
-@_ca_option
+@ca_option
 def install(ca: Path) -> None:
     """Make every program of this machine trust it that uses the system's store. As root.
 

@@ -11,10 +11,10 @@ from bridge.findings import Found
 from bridge.market import MAX_FOUND, Market, session_of
 from bridge.web import NotAnswered, Web
 from keyd.cli.context import Invocation, invocation
+from keyd.cli.egress_options import ca_option, proxy_option
 from keyd.cli.environment import Proxy
 from keyd.cli.errors import CliError
 from keyd.cli.render import table, usd
-from keyd.cli.run_command import ca_option, proxy_option
 from keyd.client import KeydClient
 
 ANSWER_TIMEOUT_S = 30.0  # the marketplace's own answer may take twenty
@@ -26,6 +26,7 @@ ANSWER_TIMEOUT_S = 30.0  # the marketplace's own answer may take twenty
     "--facilitator",
     metavar="URL",
     envvar="OSMODA_FACILITATOR",
+    show_envvar=True,
     required=True,
     help="Marketplace to ask: a facilitator with /discovery.",
 )

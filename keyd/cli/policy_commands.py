@@ -123,7 +123,7 @@ def signin() -> None:
 @click.argument("domains", nargs=-1, required=True, metavar="DOMAIN…", type=RecordedDomain())
 @invocation
 def signin_allow(run: Invocation, domains: tuple[str, ...]) -> int:
-    """Let egress sign in to these domains. Exit code 3: filed as a proposal, not in force."""
+    """Let egress sign in to these domains, written like `api.example.com`. Exit code 3: filed as a proposal, not in force."""
     return change(run, api.PolicyPatch(signin_allow=_at_most_100(domains)))
 
 
@@ -147,7 +147,9 @@ def signin_deny(run: Invocation, domains: tuple[str, ...]) -> int:
 @click.option("--remove", is_flag=True, help="Remove the budget of --domain, --caller or both.")
 @invocation
 def budget(run: Invocation, amount: str | None, domain: str | None, caller: str | None, remove: bool) -> int:
-    """Set what may be spent in a UTC day: by all, at a domain, by a caller, or by a caller at a domain.
+    """Set what may be spent in a UTC day, in USD: by all, at a domain, by a caller, or by a caller at a domain.
+
+    For example `keyctl x402 budget 5.00`, or `keyctl x402 budget 0.50 --domain api.example.com --caller uid:1000`.
 
     A budget that keyd.toml sets is replaced while this one exists, and --remove brings it back. Exit code 3:
     filed as a proposal, not in force.
@@ -168,7 +170,7 @@ def budget(run: Invocation, amount: str | None, domain: str | None, caller: str 
 @click.argument("amount", metavar="USD", type=UsdAmount())
 @invocation
 def cap(run: Invocation, amount: str) -> int:
-    """Set what a single payment may cost. Exit code 3: filed as a proposal, not in force."""
+    """Set what a single payment may cost, in USD: `keyctl x402 cap 0.25`. Exit code 3: filed as a proposal, not in force."""
     return change(run, api.PolicyPatch(max_payment_usd=amount))
 
 

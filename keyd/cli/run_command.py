@@ -14,6 +14,7 @@ import click
 
 from keyd.cli import trust_files
 from keyd.cli.context import Invocation, invocation
+from keyd.cli.egress_options import ca_option, proxy_option
 from keyd.cli.environment import Proxy, program_environment
 from keyd.cli.errors import CliError, report
 from keyd.cli.policy_commands import UsdAmount
@@ -23,33 +24,6 @@ EXIT_CANNOT_EXECUTE: Final = 126
 EXIT_NOT_FOUND: Final = 127
 """As shells report them."""
 _CONNECT_TIMEOUT_S: Final = 3.0
-
-
-def _proxy(_context: click.Context, _parameter: click.Parameter, value: str) -> Proxy:
-    try:
-        return Proxy.parse(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from None
-
-
-proxy_option = click.option(
-    "--proxy",
-    metavar="URL",
-    envvar="OSMODA_PROXY",
-    default="http://127.0.0.1:19999",
-    show_default=True,
-    callback=_proxy,
-    help="Where egress listens; http://NAME:TOKEN@HOST:PORT for a caller with a token.",
-)
-ca_option = click.option(
-    "--ca",
-    metavar="FILE",
-    envvar="OSMODA_CA",
-    type=click.Path(path_type=Path),
-    default=Path("/var/lib/osmoda-egress/ca-cert.pem"),
-    show_default=True,
-    help="Certificate of egress.",
-)
 
 
 @click.command(
@@ -92,6 +66,9 @@ def run(
     command: tuple[str, ...],
 ) -> int:
     """Run a program with every variable it needs to go through egress and to trust it.
+
+    For example `keyctl x402 run -- curl https://api.example.com/weather`, or with 0.50 USD for all that an agent does:
+    `keyctl x402 run --label research --budget 0.50 -- python agent.py`.
 
     The program takes keyctl's place: same process, same signals, its own exit code. 127: there is no such program;
     126: it cannot be executed. docs/programs.md says which programs were tried.

@@ -50,7 +50,7 @@ def wallet() -> None:
 @label_argument
 @invocation
 def create(run: Invocation, label: str) -> None:
-    """Let keyd make a new wallet."""
+    """Let keyd make a new wallet, named LABEL in policy, spending and ledger. Its key never leaves keyd, unless exported."""
     made = run.ask(lambda keyd: keyd.wallet_create(api.WalletCreate(label=label)))
     click.echo(f"created wallet {made.label}: {escaped(made.address)}")
 

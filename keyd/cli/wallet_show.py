@@ -31,6 +31,7 @@ RECONCILE_CONFIG = Path("/etc/osmoda/reconcile.toml")
     metavar="URL",
     multiple=True,
     envvar="OSMODA_RPC_URL",
+    show_envvar=True,
     help=f"JSON-RPC server to ask for balances; may be repeated. Otherwise those of {RECONCILE_CONFIG}.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print keyd's answer as JSON, without balances.")
