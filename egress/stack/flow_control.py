@@ -10,6 +10,7 @@ other side `PauseReading` and `ResumeReading`.
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -65,9 +66,19 @@ class ReadingHook(commands.StartHook):  # type: ignore[no-untyped-call]
     go_on: bool
 
 
+@dataclass
+class TakenHook(commands.StartHook):  # type: ignore[no-untyped-call]
+    """Goes on when the application's socket has taken what was sent to it, and `window` is set."""
+
+    client: Connection
+    window: asyncio.Event
+
+
 class PacedStream(HttpStream):
     """Pauses the source of what cannot be passed on: too much is queued here, or at the other end."""
 
+    _window: asyncio.Event | None = None
+    """Set while the application has a window for what waits; None as long as it always had."""
     _queued: int = 0
     """Bytes that arrived while this layer waits for something (a connection, an addon)."""
 
@@ -79,11 +90,28 @@ class PacedStream(HttpStream):
     def handle_event(self, event: events.Event) -> layer.CommandGenerator[None]:
         if isinstance(event, Sending):
             paused = isinstance(event, SendingPaused)
+            if event.connection is self.context.client:
+                self._note_window(paused)
             yield from (self._pause if paused else self._resume)(self._other_side(event.connection), "window")
             return
+        if isinstance(event, RequestProtocolError):
+            self._note_window(False)  # nobody waits for it any more
         yield from super().handle_event(event)
         if self._paused or self._queued or self._paused_for:
             yield from self._mind_the_queue(event)
+
+    def _note_window(self, full: bool) -> None:
+        if full:
+            self._window = asyncio.Event()
+        elif self._window is not None:
+            self._window.set()
+
+    def _until_taken(self) -> layer.CommandGenerator[None]:
+        """Go on when of what was sent to the application no more than `QUEUE_LIMIT` waits, or the application has gone."""
+        if self._window is None:
+            self._window = asyncio.Event()
+            self._window.set()
+        yield TakenHook(self.context.client, self._window)
 
     def _mind_the_queue(self, event: events.Event) -> layer.CommandGenerator[None]:
         if self._paused and isinstance(event, RequestData | ResponseData):

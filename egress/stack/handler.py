@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Final
 
 from mitmproxy import http
@@ -23,7 +24,7 @@ from mitmproxy.connection import Connection
 from mitmproxy.proxy import commands, events, mode_servers
 from mitmproxy.utils import asyncio_utils
 
-from egress.stack.flow_control import ReadingHook
+from egress.stack.flow_control import ReadingHook, TakenHook
 from egress.stack.hooks import HookedLayer, Hooks
 from egress.stack.last_words import LastWordsReader
 
@@ -137,6 +138,12 @@ class Handler(mode_servers.ProxyConnectionHandler):
         if isinstance(hook, ReadingHook):
             self._halt(hook)
             return True
+        if isinstance(hook, TakenHook):
+            self._uncork()
+            asyncio_utils.create_task(
+                self._until_taken(hook), name="taken", keep_ref=True, client=self.client.peername
+            )
+            return False
         if (rest := self._hooks.call(hook)) is None:
             return True
         self._uncork()  # an addon that waits may look at what is still unsent
@@ -156,6 +163,15 @@ class Handler(mode_servers.ProxyConnectionHandler):
         if (rest := self._hooks.call(hook)) is not None:
             with self.timeout_watchdog.disarm():
                 await rest
+
+    async def _until_taken(self, hook: TakenHook) -> None:
+        """Meanwhile the time runs after which a silent connection is closed."""
+        io = self.transports.get(hook.client)
+        if io is not None and isinstance(io.writer, asyncio.StreamWriter):
+            with suppress(OSError):
+                await io.writer.drain()
+        await hook.window.wait()
+        await self.server_event(events.HookCompleted(hook))
 
     def _halt(self, hook: ReadingHook) -> None:
         if not hook.go_on:

@@ -44,6 +44,7 @@ from mitmproxy.proxy.layers.http._hooks import HttpRequestHook, HttpResponseHead
 
 from egress.paying.decisions import Advance, Asked, Challenge, PassOn, Pay, Probe, Repeat
 from egress.reach import guard
+from egress.stack.flow_control import QUEUE_LIMIT
 from egress.stack.resend import ResendStream, is_multiplexed
 from egress.stack.transparent import Deadline
 from keyd.reasons import Reason
@@ -161,7 +162,7 @@ class PayStream(ResendStream):
         yield from self.start_response_stream()
         held, self._held_body = bytes(self._held_body), bytearray()
         if held:
-            yield from self.state_stream_response_body(ResponseData(self.stream_id, held))
+            yield from self._hand_over(held)
 
     def _on_deadline(self, deadline: Deadline) -> layer.CommandGenerator[None]:
         if self.server_state == self.state_hold_402:
@@ -236,12 +237,25 @@ class PayStream(ResendStream):
         yield from ()
 
     def _pass_on(self, reason: str | None) -> layer.CommandGenerator[None]:
+        assert self.flow.response
         self._exchange.refusal = reason
         self.server_state = self.state_deciding
         yield HttpResponseHeadersHook(self.flow)
         if (yield from self.check_killed(True)):
             return
-        yield from self.send_response()
+        body = self.flow.response.raw_content or b""
+        if len(body) <= QUEUE_LIMIT:
+            yield from self.send_response()
+            return
+        yield from self.start_response_stream()
+        yield from self._hand_over(body)
+        yield from self.state_stream_response_body(ResponseEndOfMessage(self.stream_id))
+
+    def _hand_over(self, held: bytes) -> layer.CommandGenerator[None]:
+        """Until the application has taken it, the exchange goes on, and keeps its share of the room."""
+        yield from self.state_stream_response_body(ResponseData(self.stream_id, held))
+        if len(held) > QUEUE_LIMIT:
+            yield from self._until_taken()
 
     # -- the terms as JSON ----------------------------------------------------------------------------------
 

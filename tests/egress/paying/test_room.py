@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 
 import pytest
 from mitmproxy.connection import Client
@@ -12,9 +13,10 @@ from egress.paying.room import Room
 from egress.proxy import Egress
 from tests.egress.conftest import Pki, RunEgress
 from tests.egress.support.client import App
+from tests.egress.support.http2 import Http2App, Stream, serving_http2
 from tests.egress.support.keyd import FakeKeyd, refusal
 from tests.egress.support.upstream import Connection, selling, serving
-from tests.egress.support.wire import paid_answer, payment_required, response
+from tests.egress.support.wire import TERMS, encode, paid_answer, payment_required, response
 
 SELLER = selling(lambda _: paid_answer(), lambda _: payment_required())
 FULL = "rejected; reason=egress_full"
@@ -111,6 +113,73 @@ async def test_whatever_ends_a_request_gives_its_room_back(
             if ending != "application gone":
                 await app.answer()
         await given_back(egress)
+
+
+@pytest.mark.parametrize("length", [True, False], ids=["complete", "broken off"])
+async def test_a_402_that_an_application_does_not_read_keeps_its_room(
+    run_egress: RunEgress, keyd: FakeKeyd, length: bool
+) -> None:
+    """It lies in egress until it is read, however long ago the seller has sent it."""
+    page = b"x" * 3_000_000
+    terms = {"PAYMENT-REQUIRED": encode(TERMS), "Content-Length": str(len(page) + (0 if length else 1))}
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(response(402, terms, page, length=False))
+
+    async def refuse(_: object) -> object:
+        return refusal("budget_daily")
+
+    keyd.sign = refuse  # type: ignore[assignment]
+    async with run_egress() as egress, serving(script) as upstream:
+        egress._sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)  # of those it accepts
+        async with App(egress.address, upstream, limit=65536) as app:
+            await app.send()
+            assert (await app.answer(head_only=True)).status == 402
+            assert room_of(egress).taken == len(page)
+            await app.reader.readexactly(len(page))
+            await given_back(egress)
+        async with App(egress.address, upstream, limit=65536) as app:
+            await app.send()
+            await app.answer(head_only=True)
+        await given_back(egress)  # nor does one who hangs up keep it
+
+
+async def test_a_402_that_an_http2_application_has_no_window_for_keeps_its_room(
+    run_egress: RunEgress, keyd: FakeKeyd, pki: Pki
+) -> None:
+    page = b"x" * 3_000_000
+
+    async def refuse(_: object) -> object:
+        return refusal("budget_daily")
+
+    async def script(stream: Stream) -> None:
+        await stream.head(402, {"payment-required": encode(TERMS)})
+        for sent in range(0, len(page), 10_000):
+            await stream.window(10_000)
+            await stream.data(page[sent : sent + 10_000])
+        await stream.data(b"", end=True)
+
+    keyd.sign = refuse  # type: ignore[assignment]
+    async with (
+        run_egress() as egress,
+        serving_http2(script, pki.server_for("h2")) as upstream,
+        Http2App(App(egress.address, upstream, pki.client("h2"))) as app,
+    ):
+        app.hold.update({1, 3})
+        first = await app.request("/a")
+        await app.until(first, "402")
+        await app.heard()
+        assert room_of(egress).taken == len(page)
+        second = await app.request("/b")
+        await app.until(second, "402")
+        await app.heard()
+        assert room_of(egress).taken == 2 * len(page)
+        await app.reset(second)
+        await app.let_go(first)
+        await app.until(first, "end")
+        await given_back(egress)
+    assert app.received[first] == len(page)
 
 
 # -- connections ---------------------------------------------------------------------------------------------

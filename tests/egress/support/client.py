@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from types import TracebackType
 from typing import Self
@@ -25,16 +26,26 @@ class App:
         *,
         sni: str | None = None,
         host: str = "127.0.0.1",
+        limit: int | None = None,
     ) -> None:
+        """`limit`: bytes that are taken before anybody reads, here and by the kernel; by default these are many MiB."""
         self.host = host
         self.egress = egress
         self.upstream = upstream
         self.tls = tls
+        self.limit = limit
         self.sni = sni
         self.connect_answer: Message | None = None
 
     async def __aenter__(self) -> Self:
-        self.reader, self.writer = await asyncio.open_connection(*self.egress)
+        if self.limit is None:
+            self.reader, self.writer = await asyncio.open_connection(*self.egress)
+        else:
+            sock = socket.socket()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self.limit)
+            sock.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(sock, self.egress)
+            self.reader, self.writer = await asyncio.open_connection(sock=sock, limit=self.limit)
         if self.upstream.scheme == "https":
             await self.tunnel()
             if self.tls is not None:
