@@ -28,6 +28,8 @@ from egress.stack.flow_control import ReadingHook, TakenHook
 from egress.stack.hooks import HookedLayer, Hooks
 from egress.stack.last_words import LastWordsReader
 
+LINGER_S: Final = 60.0
+"""How long the rest of what was sent may take after a connection was closed: a few hundred KB at most."""
 OWN_LIMIT: Final = 1024 * 1024
 """Bytes that wait for an HTTP/2 peer which goes on sending and does not read the answers to its pings and settings."""
 
@@ -61,8 +63,11 @@ class CorkedWriter(asyncio.StreamWriter):
         super().write_eof()
 
     def close(self) -> None:
+        """What waits is still sent, but not for ever: a peer that never reads would keep a socket that nobody counts."""
         self.uncork()
         super().close()
+        if self.transport.get_write_buffer_size():
+            asyncio.get_running_loop().call_later(LINGER_S, self.transport.abort)
 
 
 class Handler(mode_servers.ProxyConnectionHandler):

@@ -218,6 +218,36 @@ async def test_connections_beyond_the_limit_are_answered_and_closed(
     assert len(keyd.requests) == 3
 
 
+async def test_who_does_not_read_a_last_answer_is_not_waited_for_without_end(
+    run_egress: RunEgress, keyd: FakeKeyd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the limit such a connection has ended; its socket and what waits for it must not stay."""
+    monkeypatch.setattr("egress.stack.handler.LINGER_S", 0.05)
+    page = b"x" * 250_000
+
+    async def refuse(_: object) -> object:
+        return refusal("budget_daily")
+
+    keyd.sign = refuse  # type: ignore[assignment]
+    seller = selling(
+        lambda _: b"", lambda request: response(200) if request.target == "/free" else payment_required(page)
+    )
+    async with run_egress() as egress, serving(seller) as upstream:
+        egress._sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # of those it accepts
+        async with App(egress.address, upstream, limit=4096) as app:
+            assert (await app.get("/free")).status == 200
+            (handler,) = egress._proxyserver.connections.values()
+            writer = handler.transports[handler.client].writer
+            assert isinstance(writer, asyncio.StreamWriter)
+            await app.send(Connection="close")
+            assert (await app.answer(head_only=True)).status == 402
+            async with asyncio.timeout(10):
+                await writer.wait_closed()
+            assert len(await app.reader.read()) < len(page)
+        async with App(egress.address, upstream, limit=4096) as app:  # who reads gets all of it
+            assert (await app.get(Connection="close")).body == page
+
+
 def test_far_beyond_the_limit_connections_are_closed_at_once_and_others_are_not_touched() -> None:
     limit = ConnectionLimit(1, lambda client: client.peername[0])
     clients = [_client("10.0.0.1") for _ in range(ANSWERED + 2)]
