@@ -85,6 +85,8 @@ class _Http1Connection(stock.Http1Connection):
         ahead = self.state == self.wait and len(self.buf) > QUEUE_LIMIT
         if self._reads is (self._paused_by_stream or ahead):
             self._reads = not self._reads
+            # Of who sends that far ahead the end is not seen either: it comes behind data for which there is no room. It
+            # costs him the request that is under way, as if he had hung up a moment later.
             yield ReadingHook(self.conn, self._reads)
 
     def read_body(self, event: events.Event) -> layer.CommandGenerator[None]:
