@@ -4,6 +4,8 @@
 - trailers of a chunked body crash the connection, in both directions: they are handed on;
 - the head of a message may grow without limit, and so may the line before a chunk and what follows the last one: they
   are bounded;
+- thousands of tiny chunks are handled one by one: they are joined;
+- who has sent a 1xx answer cannot send a 502 any more: he can;
 - a lost connection does not tell whether any of the answer had arrived: `AnswerBrokenOff` does;
 - a WebSocket that is asked for as `GET ws://…`, not through CONNECT, is refused: it is the http request that it is;
 - what an application sends ahead of the answer that it waits for is kept without limit: it is left in the socket;
@@ -30,9 +32,11 @@ from mitmproxy.proxy.layers.http import _http1 as stock
 from mitmproxy.proxy.layers.http._base import HttpEvent, ReceiveHttp
 from mitmproxy.proxy.layers.http._events import (
     ErrorCode,
+    RequestData,
     RequestEndOfMessage,
     RequestHeaders,
     RequestTrailers,
+    ResponseData,
     ResponseEndOfMessage,
     ResponseHeaders,
     ResponseProtocolError,
@@ -46,6 +50,10 @@ MAX_HEAD: Final = 512 * 1024
 """Bytes of a message's start line and headers. PAYMENT-REQUIRED may take 128 KiB of it; ordinary heads are
 below 16 KiB, and an endless one must not fill the memory."""
 
+CHUNKS_AS_THEY_ARE: Final = 64
+"""Of those that come in one read (64 KiB). Each costs about as much as a read; a server could send thousands."""
+
+_INTERIM: Final = frozenset(range(100, 200)) - {101}
 _TRAILERS: Final = (RequestTrailers, ResponseTrailers)
 _ENDS: Final = (RequestEndOfMessage, ResponseEndOfMessage)
 _BREAKS: Final = re.compile(rb"[\r\n\0]+[ \t]*")
@@ -93,7 +101,7 @@ class _Http1Connection(stock.Http1Connection):
         if type(self.body_reader) is ChunkedReader:
             self.body_reader = _TrailerReader()
         reader = self.body_reader
-        for command in super().read_body(event):
+        for command in _fewer(super().read_body(event)):
             ends = isinstance(command, ReceiveHttp) and isinstance(command.event, self.ReceiveEndOfMessage)
             if ends and isinstance(reader, _TrailerReader) and reader.trailers:
                 assert self.stream_id is not None
@@ -180,6 +188,11 @@ class Http1Server(_Http1Connection, stock.Http1Server):
 
     ReceiveTrailers = RequestTrailers
 
+    def send(self, event: HttpEvent) -> layer.CommandGenerator[None]:
+        yield from super().send(event)
+        if isinstance(event, ResponseHeaders) and event.response.status_code in _INTERIM:
+            self.response = None  # the answer has not begun: should none come, there is room for a 502
+
     def read_headers(self, event: events.ConnectionEvent) -> layer.CommandGenerator[None]:
         if match := _WEBSOCKET_TARGET.match(bytes(self.buf)[:40]):
             rest = bytes(self.buf)[match.end() :]
@@ -215,14 +228,35 @@ def _framed(event: RequestHeaders) -> http.Request:
     return chunked
 
 
+def _fewer(received: layer.CommandGenerator[None]) -> layer.CommandGenerator[None]:
+    """Of one read, the first chunks pass as they are; of what follows, those that touch are joined."""
+    passed, rest = 0, bytearray()
+    kind: type[RequestData | ResponseData] = ResponseData
+    stream_id = 0
+    for command in received:
+        if isinstance(command, ReceiveHttp) and isinstance(command.event, RequestData | ResponseData):
+            passed += 1
+            if passed > CHUNKS_AS_THEY_ARE:
+                kind, stream_id = type(command.event), command.event.stream_id
+                rest += command.event.data
+                continue
+        elif rest:
+            yield ReceiveHttp(kind(stream_id, bytes(rest)))
+            rest.clear()
+        yield command
+    if rest:
+        yield ReceiveHttp(kind(stream_id, bytes(rest)))
+
+
 def _is_informational(buffer: ReceiveBuffer) -> bool:
     """Whether a 1xx answer begins here, with its start line read as liberally as mitmproxy reads it. 101 is final."""
-    line, end, _ = bytes(buffer).partition(b"\n")
+    end = buffer._data.find(b"\n")
+    line = buffer._data[: max(end, 0)]
     try:
         status = int(line.split(None, 2)[1])
     except (IndexError, ValueError):
         return False
-    return end != b"" and 100 <= status <= 199 and status != 101
+    return status in _INTERIM
 
 
 def _broken_off(event: HttpEvent) -> HttpEvent:

@@ -1,6 +1,6 @@
 """One request and its answer as mitmproxy 12.2.3 passes them on, with its gaps closed:
 
-- 1xx answers (103 Early Hints) are taken for the final one: they are handed on;
+- 1xx answers (103 Early Hints) are taken for the final one: they are handed on, as many as are bearable;
 - an answer that is complete before its request is has no end: the application is told of it at once;
 - an answer of egress's own, to a request whose body streams, is an error: it is sent, and nothing goes upstream;
 - a wakeup that a stream asks for is an error to it: it is heard, and in a tunnel nobody else hears it;
@@ -12,10 +12,14 @@ tests/egress/stack/test_mitmproxy_shape.py watches its shape.
 
 from __future__ import annotations
 
+from typing import Final
+
 from mitmproxy.proxy import commands, events, layer
 from mitmproxy.proxy.layers import tcp
 from mitmproxy.proxy.layers.http import SendHttp
 from mitmproxy.proxy.layers.http._events import (
+    ErrorCode,
+    RequestProtocolError,
     ResponseData,
     ResponseEndOfMessage,
     ResponseHeaders,
@@ -26,6 +30,11 @@ from mitmproxy.proxy.layers.http._hooks import HttpResponseHeadersHook
 from egress.paying.exchange import EGRESS_HEADER, Exchange
 from egress.reach import guard
 from egress.stack.flow_control import PacedStream
+from egress.stack.http1 import AnswerBrokenOff
+
+MAX_INFORMATIONAL: Final = 1000
+"""Interim answers to one request. 102 (Processing) may come every few seconds for an hour; each costs as much as a small
+request, and a server could send them without end."""
 
 
 class Deadline(commands.RequestWakeup):
@@ -41,6 +50,7 @@ class TransparentStream(PacedStream):
 
     _deadline: Deadline | None = None
     """The one that counts; earlier ones come back all the same."""
+    _informational = 0
     _answer_ended = False
     """The application has been told that the answer is complete, while it was still sending."""
 
@@ -52,8 +62,22 @@ class TransparentStream(PacedStream):
         if isinstance(event, events.Wakeup):
             if event.command is self._deadline:
                 yield from self._on_deadline(event.command)
+        elif isinstance(event, ResponseHeaders) and is_informational(event) and self._has_heard_enough():
+            yield from self._give_up_on_hints(event.stream_id)
         elif not self._comes_too_late(event):
             yield from super()._handle_event(event)
+
+    def _has_heard_enough(self) -> bool:
+        self._informational += 1
+        return self._informational > MAX_INFORMATIONAL
+
+    def _give_up_on_hints(self, upstream_id: int) -> layer.CommandGenerator[None]:
+        why = "the server sends interim answers (1xx) and no final one"
+        if self.context.server.connected:
+            cancelled = RequestProtocolError(upstream_id, why, ErrorCode.CANCEL)
+            yield SendHttp(cancelled, self.context.server)
+        fault = AnswerBrokenOff(upstream_id, why, ErrorCode.GENERIC_SERVER_ERROR)
+        yield from self.handle_protocol_error(fault)
 
     def _comes_too_late(self, event: events.Event) -> bool:
         """What was read together with the head of an answer that was given up, a probe's for example."""

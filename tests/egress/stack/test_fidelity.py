@@ -8,6 +8,7 @@ import socket
 import pytest
 from mitmproxy import tcp
 
+from egress.stack.transparent import MAX_INFORMATIONAL
 from tests.egress.conftest import World
 from tests.egress.support.upstream import Connection, selling
 from tests.egress.support.wire import SETTLED, encode, paid_answer, payment_required, response
@@ -176,6 +177,58 @@ async def test_a_hint_to_http_1_0_is_left_out(world: World) -> None:
     async with world.serving(script) as upstream, world.app(upstream) as app:
         await app.write(f"GET {upstream.url()} HTTP/1.0\r\nHost: 127.0.0.1:{upstream.port}\r\n\r\n".encode())
         assert await app.reader.readuntil(b"ok") == response(200, {}, b"ok")
+
+
+@pytest.mark.parametrize("count", [MAX_INFORMATIONAL, MAX_INFORMATIONAL + 1])
+async def test_an_answer_that_only_announces_itself_is_given_up(world: World, count: int) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 103 Early Hints\r\n\r\n" * count + response(200, {}, b"ok"))
+
+    async with world.serving(script) as upstream, world.app(upstream) as app:
+        await app.send()
+        hints = 0
+        while (answer := await app.answer()).status == 103:
+            hints += 1
+    assert hints == MAX_INFORMATIONAL
+    if count == MAX_INFORMATIONAL:
+        assert (answer.status, answer.body) == (200, b"ok")
+    else:
+        assert answer.status == 502
+        assert b"interim answers" in answer.body
+
+
+async def test_a_server_that_is_lost_after_a_hint_is_a_502(world: World) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        await connection.send(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+
+    async with world.serving(script) as upstream, world.app(upstream) as app:
+        await app.send()
+        assert [(await app.answer()).status for _ in range(2)] == [103, 502]
+
+
+@pytest.mark.parametrize(("sent", "arrive_at_most"), [(20, 20), (20_000, 2_000)])
+async def test_tiny_chunks_are_joined_where_there_are_many(
+    world: World, sent: int, arrive_at_most: int
+) -> None:
+    """Each costs as much as a large one. A few pass as they are."""
+
+    async def script(connection: Connection) -> None:
+        await connection.request()
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await connection.send(head + b"1\r\nx\r\n" * sent + b"0\r\n\r\n")
+
+    async with world.serving(script) as upstream, world.app(upstream) as app:
+        await app.send()
+        await app.answer(head_only=True)
+        sizes = []
+        while size := int(await app.reader.readline(), 16):
+            assert await app.reader.readexactly(size + 2) == b"x" * size + b"\r\n"
+            sizes.append(size)
+    assert sum(sizes) == sent
+    assert len(sizes) <= arrive_at_most
+    assert sizes[:20] == [1] * 20
 
 
 async def test_request_trailers_reach_the_server_also_with_the_payment(world: World) -> None:
