@@ -6,8 +6,10 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
@@ -30,7 +32,9 @@ type Exposition = Callable[[], Awaitable[bytes]]
 async def answering(where: Path | socket.socket, exposition: Exposition) -> AsyncIterator[None]:
     """Answer `GET /metrics` on a Unix socket to be made, or on a bound TCP socket."""
 
-    async def answer(_: web.Request) -> web.Response:
+    async def answer(request: web.Request) -> web.Response:
+        if isinstance(where, socket.socket) and not _is_loopback(request.headers.get("Host", "")):
+            return web.Response(status=403, text="osmoda-egress: ask for 127.0.0.1 or localhost\n")
         return web.Response(body=await exposition(), headers={"Content-Type": CONTENT_TYPE})
 
     app = web.Application()
@@ -47,6 +51,16 @@ async def answering(where: Path | socket.socket, exposition: Exposition) -> Asyn
         yield
     finally:
         await runner.cleanup()
+
+
+def _is_loopback(host: str) -> bool:
+    """What a Host field names. A web page may have a name that leads here (DNS rebinding); its browser would let it read
+    what it gets, were it not for this."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ip_address(name).is_loopback
+    except ValueError:
+        return False
 
 
 async def of_workers(sockets: Mapping[int, Path], own: Iterable[Metric]) -> bytes:

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from egress.scrape import answering
 from tests.egress.conftest import RunEgress, WriteConfig
 from tests.egress.support.client import App
 from tests.egress.support.keyd import FakeKeyd, refusal
@@ -142,6 +143,30 @@ async def test_a_metrics_port_in_use_is_named(config: WriteConfig) -> None:
         async with egress_process(config(metrics_listen=listen), until_ready=False) as egress:
             assert await egress.stopped() == 2
     assert "see `metrics_listen` in egress.toml" in egress.log
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        *(
+            (host, 200)
+            for host in ("127.0.0.1:1", "127.8.9.1", "localhost:19998", "LOCALHOST", "[::1]:19998")
+        ),
+        *((host, 403) for host in ("evil.example:1", "127.0.0.1.evil.example", "192.168.1.1", "[::1", "")),
+    ],
+)
+async def test_a_page_that_names_this_machine_as_its_own_host_reads_nothing(host: str, status: int) -> None:
+    """DNS rebinding: a browser on this machine believes evil.example to be at 127.0.0.1, and says so in Host."""
+
+    async def exposition() -> bytes:
+        return b"figures"
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    async with answering(listener, exposition), aiohttp.ClientSession() as session:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/metrics"
+        async with session.get(url, headers={"Host": host}) as answer:
+            assert answer.status == status
+            assert (await answer.read() == b"figures") is (status == 200)
 
 
 def test_the_alerts_name_metrics_that_exist() -> None:

@@ -77,7 +77,10 @@ RELIED_ON: dict[str, tuple[Callable[..., Any] | type, str]] = {
     ),
     "egress/stack/http2.py (pieces in stream_buffers)": (_http_h2.SendH2Data, "1a91df2df80f"),
     "egress/stack/http1.py (trailers in EndOfMessage)": (h11._readers.ChunkedReader, "4d2629eeaaf3"),
-    "egress/stack/http1.py (maybe_extract_lines, +=, _data)": (h11._receivebuffer.ReceiveBuffer, "108c4355eb3b"),
+    "egress/stack/http1.py (maybe_extract_lines, +=, _data)": (
+        h11._receivebuffer.ReceiveBuffer,
+        "108c4355eb3b",
+    ),
     "egress/paying/addon.py (tcp_message, messages)": (tcp.TCPLayer, "5e842b94cd44"),
 }
 
