@@ -1,4 +1,4 @@
-"""One JSON object a line on stderr, for every daemon. A log that nobody takes any more stops nothing.
+"""One JSON object a line on stderr, for every daemon. A log that nobody takes, or nobody takes any more, stops nothing.
 
 journald may be restarted, or be gone at a forced shutdown: writing then fails with EPIPE, and that must not turn a
 payment that was recorded into an error, nor end a proxy that still has streams to finish.
@@ -6,11 +6,17 @@ payment that was recorded into an error, nor end a proxy that still has streams 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
 import os
+import select
+import stat
 import sys
+import threading
+from collections import deque
 from collections.abc import Mapping
+from functools import cache
 from typing import Final, TextIO, cast
 
 import structlog
@@ -19,20 +25,87 @@ _PRIORITIES: Final = {"critical": 2, "error": 3, "warning": 4, "info": 6}
 """Levels of syslog(3)."""
 
 
+MAX_WAITING: Final = 1024 * 1024
+"""Characters that wait for a log that nobody reads: some thousand lines, more than a restart of journald takes."""
+END_LIMIT_S: Final = 1.0
+"""How long a program that ends waits for who reads its log."""
+
+
 class Patient:
-    """A text stream that loses what cannot be written."""
+    """A text stream that never waits for who reads it, and loses only what cannot be written.
+
+    What a pipe or socket takes is written at once, so that a crash loses no line. While nobody reads (a stopped
+    journald, a parent that forgot its pipe), lines wait for a thread of their own, and beyond `MAX_WAITING` they are counted.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self._lock = threading.Lock()
+        self._waiting: deque[str] = deque()
+        self._size = 0
+        self._lost = 0
+        self._writer: threading.Thread | None = None
+        atexit.register(self._end)
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(OSError, ValueError):  # ValueError: closed
-            self._stream.write(text)
+        with self._lock:
+            if self._writer is None and _takes(self._stream, text):
+                with contextlib.suppress(OSError, ValueError):  # ValueError: closed
+                    self._stream.write(text)
+                    self._stream.flush()
+            elif self._size + len(text) > MAX_WAITING:
+                self._lost += 1
+            else:
+                self._wait_with(text)
         return len(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._stream.flush()
+        """`write` has."""
+
+    def _wait_with(self, text: str) -> None:
+        self._waiting.append(text)
+        self._size += len(text)
+        if self._writer is None:
+            self._writer = threading.Thread(target=self._catch_up, name="log", daemon=True)
+            self._writer.start()
+
+    def _catch_up(self) -> None:
+        while (text := self._next()) is not None:
+            left = text.encode("utf-8", "backslashreplace")
+            # Past the stream: it has a lock, on which the end of the program would wait.
+            with contextlib.suppress(OSError, ValueError):
+                while left:
+                    left = left[os.write(self._stream.fileno(), left) :]
+
+    def _next(self) -> str | None:
+        with self._lock:
+            if self._waiting:
+                text = self._waiting.popleft()
+                self._size -= len(text)
+                return text
+            if self._lost:
+                lines, self._lost = self._lost, 0
+                lost = {"event": "log.lost", "lines": lines, "level": "warning"}
+                return str(line()(None, "warning", lost)) + "\n"
+            self._writer = None
+            return None
+
+    def _end(self) -> None:
+        if (writer := self._writer) is not None:
+            writer.join(END_LIMIT_S)
+
+
+def _takes(stream: TextIO, text: str) -> bool:
+    """Whether `text` can be written without waiting."""
+    try:
+        descriptor = stream.fileno()
+    except (OSError, ValueError):  # no file: it lies in memory, or is closed
+        return True
+    if len(text) > select.PIPE_BUF:  # a pipe may take a part of it, and wait with the rest
+        return stat.S_ISREG(os.fstat(descriptor).st_mode)
+    ready = select.poll()
+    ready.register(descriptor, select.POLLOUT)
+    return bool(ready.poll(0))
 
 
 class Line:
@@ -73,6 +146,14 @@ def complain(program: str, error: str, hint: str) -> None:
         print(f"{level}{program}: {kind}: {text}", file=sys.stderr)
 
 
+def stderr() -> Patient:
+    """Of this process: all that it logs goes one way, in order."""
+    return _patient(sys.stderr)
+
+
+_patient = cache(Patient)
+
+
 def configure() -> None:
     """Sends structlog's records from level INFO on to stderr."""
     structlog.configure(
@@ -83,6 +164,6 @@ def configure() -> None:
             line(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, Patient(sys.stderr))),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, stderr())),
         cache_logger_on_first_use=True,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 
 import structlog
 
@@ -12,7 +11,7 @@ from keyd import jsonlog
 
 def configure() -> None:
     jsonlog.configure()
-    handler = logging.StreamHandler(jsonlog.Patient(sys.stderr))
+    handler = logging.StreamHandler(jsonlog.stderr())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[

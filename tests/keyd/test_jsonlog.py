@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import socket
@@ -23,6 +24,67 @@ def test_a_log_that_nobody_takes_any_more_stops_nothing() -> None:
     )
     os.close(writer)
     assert done.stdout == b"still here\n"
+
+
+def small_pipe() -> tuple[int, int]:
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    return reader, writer
+
+
+def test_a_log_that_nobody_reads_for_a_while_stops_nothing_and_loses_nothing() -> None:
+    program = (
+        "import structlog, sys; from keyd import logs; logs.configure()\n"
+        "for n in range(500): structlog.get_logger('x').info('line', n=n)\n"
+        "print('still here', flush=True); sys.stdin.read()\n"
+        "structlog.get_logger('x').info('line', n=500)"
+    )
+    reader, writer = small_pipe()
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=writer
+    ) as process:
+        os.close(writer)
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == b"still here\n"
+        process.stdin.close()
+        with os.fdopen(reader) as log:
+            assert [json.loads(line)["n"] for line in log] == list(range(501))
+
+
+def test_a_log_that_nobody_reads_at_all_is_cut_and_says_by_how_much() -> None:
+    program = (
+        "import structlog, sys; from keyd import jsonlog, logs; jsonlog.MAX_WAITING = 10_000; logs.configure()\n"
+        "for n in range(500): structlog.get_logger('x').info('line', n=n)\n"
+        "print('still here', flush=True); sys.stdin.read()"
+    )
+    reader, writer = small_pipe()
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=writer
+    ) as process:
+        os.close(writer)
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == b"still here\n"
+        with os.fdopen(reader) as log:
+            process.stdin.close()
+            *lines, last = map(json.loads, log)
+    numbers = [line["n"] for line in lines]
+    assert numbers == sorted(set(numbers))
+    assert 30 < len(numbers) < 300
+    assert (last["event"], last["lines"]) == ("log.lost", 500 - len(numbers))
+
+
+def test_an_unread_log_delays_the_end_of_a_program_by_little() -> None:
+    program = (
+        "import structlog; from keyd import logs; logs.configure()\n"
+        "for n in range(500): structlog.get_logger('x').info('line', n=n)"
+    )
+    reader, writer = small_pipe()
+    done = subprocess.run([sys.executable, "-c", program], stderr=writer, timeout=30, check=True)
+    os.close(writer)
+    os.close(reader)
+    assert done.returncode == 0
 
 
 def test_a_log_is_one_json_object_a_line() -> None:
