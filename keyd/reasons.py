@@ -197,15 +197,18 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.PIN_PAY_TO: Explanation(
         "The host wants to be paid to another address than when it was first paid.",
-        "If the change is genuine, `osmoda-keyctl x402 approve ID` pays once and pins the new address.",
+        "`osmoda-keyctl x402 pending` shows it. "
+        "If the change is genuine, `osmoda-keyctl x402 approve ID` lets the next try pay it, and pins the new address.",
     ),
     Reason.PIN_ASSET: Explanation(
         "The host wants to be paid in another token or on another network than when it was first paid.",
-        "If the change is genuine, `osmoda-keyctl x402 approve ID` pays once and pins the new token.",
+        "`osmoda-keyctl x402 pending` shows it. "
+        "If the change is genuine, `osmoda-keyctl x402 approve ID` lets the next try pay it, and pins the new token.",
     ),
     Reason.PIN_PRICE: Explanation(
         "The price of this request rose above the band around its first price.",
-        "If the price is right, `osmoda-keyctl x402 approve ID` pays once and pins the new price.",
+        "`osmoda-keyctl x402 pending` shows it. "
+        "If the price is right, `osmoda-keyctl x402 approve ID` lets the next try pay it, and pins the new price.",
     ),
     Reason.APPROVAL_REQUIRED: Explanation(
         "This payment needs a person's approval: it is above the threshold, or the first to this host.",
@@ -238,7 +241,7 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.LEDGER_UNAVAILABLE: Explanation(
         "The ledger cannot be written, so nothing is signed.",
-        "Free disk space or mend the file system under keyd's state_dir, it goes on by itself.",
+        "Free disk space, or mend the file system under keyd's state_dir; then it goes on by itself.",
     ),
     Reason.OFFER_MALFORMED: Explanation(
         "The server's offer is not a valid PaymentRequirements object.",
