@@ -192,6 +192,12 @@ class World:
         self.egress._master.addons.add(_ServerGone(gone))
         return gone
 
+    async def check_no_more_reports(self) -> None:
+        """Of payments whose applications have gone."""
+        await self.all_gone()
+        await self.egress._payer.drain(100)
+        assert self.keyd.outcomes.empty()
+
     async def all_gone(self) -> None:
         """Return when egress has let go of all applications' connections."""
         # mitmproxy announces the end of a connection before it has forgotten it, so there is no event to await.

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from keyd import api
-from tests.egress.conftest import Pki, WriteConfig
+from tests.egress.conftest import Pki, RunEgress, WriteConfig
 from tests.egress.support.client import App
 from tests.egress.support.keyd import SIGNATURE, FakeKeyd, refusal
 from tests.egress.support.process import EgressProcess, egress_process
@@ -154,6 +154,37 @@ async def test_sigterm_lets_a_stream_finish_and_accepts_nothing_new(config: Writ
         assert await app.reader.readexactly(4) == b"rest"
         assert (await egress.event("egress.drained"))["cut_off"] == 0
         assert await egress.stopped() == 0
+
+
+@pytest.mark.parametrize("tunnelled", [False, True], ids=["request", "tunnel"])
+async def test_however_often_it_looks_what_is_under_way_is_not_cut_off(
+    run_egress: RunEgress, keyd: FakeKeyd, pki: Pki, monkeypatch: pytest.MonkeyPatch, tunnelled: bool
+) -> None:
+    monkeypatch.setattr("egress.proxy._DRAIN_POLL_S", 0.001)
+    monkeypatch.setattr("egress.proxy._TUNNEL_QUIET_S", 300.0)
+    keyd.allowed_domains = []
+    trusting = ssl.create_default_context(cafile=str(pki.upstream_ca)) if tunnelled else None
+    slow, looked = SlowStream(), asyncio.Semaphore(0)
+    async with (
+        serving(slow, pki.server if tunnelled else None) as upstream,
+        run_egress() as egress,
+        App(egress.address, upstream, trusting) as app,
+    ):
+        busy = egress._busy
+
+        def look() -> bool:
+            looked.release()
+            return busy()
+
+        monkeypatch.setattr(egress, "_busy", look)
+        await app.send()
+        await app.answer(head_only=True)
+        egress.drain()
+        async with asyncio.timeout(60):
+            for _ in range(5):
+                await looked.acquire()
+        slow.more.set()
+        assert await app.reader.readexactly(8) == b"halfrest"
 
 
 async def test_sigterm_waits_for_a_stream_no_longer_than_configured(config: WriteConfig) -> None:

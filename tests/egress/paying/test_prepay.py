@@ -94,9 +94,10 @@ async def test_without_a_rule_the_server_has_to_ask_each_time(run_egress: RunEgr
         {"Range": "bytes=0-1"},
         {"X_402_Pay": "none"},
         {"PAYMENT_SIGNATURE": "e30="},
+        {"Host": "other.example"},
     ],
 )
-async def test_a_request_that_may_be_free_or_declines_is_not_prepaid(
+async def test_a_request_that_may_be_free_or_declines_or_is_for_another_is_not_prepaid(
     run_egress: RunEgress, keyd: FakeKeyd, headers: dict[str, str]
 ) -> None:
     async with prepaying(run_egress, keyd, SELLER) as (app, upstream):

@@ -69,7 +69,7 @@ async def test_a_request_is_repeated_signed_in_and_nothing_is_paid(
     assert upstream.requests[1].body == b"x" * size
     assert upstream.connections == 1
     assert world.keyd.requests == []
-    assert world.keyd.outcomes.empty()
+    await world.check_no_more_reports()
     (asked,) = world.keyd.signins
     assert (asked.origin.port, asked.origin.scheme, asked.path) == (upstream.port, upstream.scheme, "/a")
     assert (asked.info, asked.supported_chains) == (INFO, EXTENSION["supportedChains"])
