@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import click
 
@@ -51,6 +53,14 @@ def main(
     except ConfigError as error:
         jsonlog.complain("osmoda-egress", str(error), error.hint)
         raise SystemExit(2) from None
+    _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """Python would wait for every thread, and one that looks up a name waits for the name server, half a minute and more."""
+    if threading.active_count() > 1:
+        jsonlog.stderr().end()
+        os._exit(code)
     raise SystemExit(code)
 
 

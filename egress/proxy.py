@@ -9,7 +9,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +32,7 @@ from egress.paying.room import Room
 from egress.reach import trust
 from egress.reach.destinations import AllowedDomains, AllowedPrivate
 from egress.reach.guard import Guard
-from egress.reach.lookups import THREADS, Lookups
+from egress.reach.lookups import Lookups, LookupThreads
 from egress.reach.proxy_address import ProxyAddress
 from egress.reach.upstream import UpstreamProxy
 from egress.stack import headers, http1, http2
@@ -273,7 +272,7 @@ def _on_signals(sigterm: Callable[[], None], sigint: Callable[[], None]) -> None
 
 async def _run(egress: Egress, scraped: Path | socket.socket | None) -> None:
     logging.getLogger("mitmproxy").setLevel(logging.WARNING)
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
+    asyncio.get_running_loop().set_default_executor(LookupThreads())
     if scraped is None:
         await egress.run()
         return

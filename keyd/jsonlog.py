@@ -45,7 +45,7 @@ class Patient:
         self._size = 0
         self._lost = 0
         self._writer: threading.Thread | None = None
-        atexit.register(self._end)
+        atexit.register(self.end)
 
     def write(self, text: str) -> int:
         with self._lock:
@@ -90,7 +90,8 @@ class Patient:
             self._writer = None
             return None
 
-    def _end(self) -> None:
+    def end(self) -> None:
+        """Give who reads a moment for what waits. At the end of a program, Python calls it by itself."""
         if (writer := self._writer) is not None:
             writer.join(END_LIMIT_S)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -22,6 +23,16 @@ PER_CALLER: Final = 8
 
 _caller: contextvars.ContextVar[str | None] = contextvars.ContextVar("caller", default=None)
 """For whom the current task connects; None in tasks that connect for egress itself."""
+
+
+class LookupThreads(ThreadPoolExecutor):
+    """Threads for an event loop's lookups, which cannot be interrupted: who stops does not wait for them."""
+
+    def __init__(self) -> None:
+        super().__init__(THREADS, "lookup")
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait=False, cancel_futures=True)
 
 
 class Lookups:

@@ -223,6 +223,31 @@ async def test_sigterm_waits_for_a_busy_tunnel_but_not_for_an_idle_one(
         assert await egress.stopped() == 0
 
 
+SILENT_RESOLVER = """
+import socket, sys, threading
+answer = socket.getaddrinfo
+def getaddrinfo(host, *rest, **options):
+    if host != "silent.example":
+        return answer(host, *rest, **options)
+    print('{"event": "asked"}', file=sys.stderr, flush=True)
+    threading.Event().wait()
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+async def test_sigterm_does_not_wait_for_a_name_server(config: WriteConfig, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SILENT_RESOLVER)
+    environment = {"PYTHONPATH": str(tmp_path)}
+    async with egress_process(config(drain_seconds=0.1), environment=environment) as egress:
+        _, writer = await asyncio.open_connection(*egress.address)
+        writer.write(b"GET http://silent.example/ HTTP/1.1\r\nHost: silent.example\r\n\r\n")
+        await egress.event("asked")
+        egress.terminate()
+        async with asyncio.timeout(10):
+            assert await egress.stopped() == 0
+        writer.close()
+
+
 async def test_a_second_sigterm_stops_at_once(config: WriteConfig) -> None:
     slow = SlowStream()
     async with (
