@@ -30,6 +30,11 @@ SMALL_BODY: Final = 64 * 1024
 """A request body of known length up to this is sent in one piece once it is complete. Servers that answer 402
 without reading the body then cannot cut off an upload that is under way."""
 
+FAIR_WAIT_S: Final = 10.0
+"""An application that hangs up after this long has waited for the paid answer in vain, and keyd may hold it against the
+server. One that goes earlier says nothing about it: else any program could bring a host into quarantine for all others.
+Sellers settle first, which takes seconds."""
+
 _NEVER_UPSTREAM: Final = ("Proxy-Authorization", "Proxy-Connection")
 _ANSWERED_HERE: Final = guard.REFUSED_HERE | {Reason.TOO_MANY_CONNECTIONS}
 """Refusals for which the answer is egress's own, whatever its status."""
@@ -183,9 +188,7 @@ class X402Addon:
             if payment.answer is not None and payment.answer.outcome is not None:
                 self._report_call(payment, payment.answer)
             self._buyer.broken_off(flow)
-            # An application that hung up did not wait longer for the paid answer.
-            sent: Failure = "timeout" if exchange.hung_up else "connection"
-            self._report(payment, failure=sent if payment.sent else "not_sent")
+            self._report(payment, failure=_why_unanswered(payment, exchange.hung_up))
 
     def _end(self, flow: http.HTTPFlow) -> None:
         self.live.discard(flow.id)
@@ -229,6 +232,14 @@ class X402Addon:
         if refusal := guard.refusal_in(flow.server_conn.error):
             flow.response = refusal.response()
             flow.response.headers[EGRESS_HEADER] = f"rejected; reason={refusal.reason}"
+
+
+def _why_unanswered(payment: Payment, hung_up: bool) -> Failure:
+    if payment.sent_at is None:
+        return "not_sent"
+    if not hung_up:
+        return "connection"
+    return "timeout" if time.monotonic() - payment.sent_at >= FAIR_WAIT_S else "hung_up"
 
 
 def strip_request_headers(headers: http.Headers) -> None:

@@ -72,11 +72,15 @@ class Payment:
     fingerprint: str
     prepaid: bool = False
     """The server had not asked yet."""
-    sent: bool = False
-    """True from just before the first byte that carries it: from here on it may be settled by anyone."""
+    sent_at: float | None = None
+    """`time.monotonic` just before the first byte that carried it: from there on it may be settled by anyone."""
     reported: bool = False
     answer: PaidAnswer | None = None
     """The answer to a paid call, in which the outcome stands."""
+
+    @property
+    def sent(self) -> bool:
+        return self.sent_at is not None
 
 
 @dataclass(slots=True)

@@ -21,7 +21,7 @@ REPORT_PATIENCE_S: Final = 1.0
 
 _log = structlog.get_logger("egress.payer")
 
-type Failure = Literal["connection", "timeout", "not_sent"]
+type Failure = Literal["connection", "timeout", "hung_up", "not_sent"]
 
 
 class Payer:

@@ -6,6 +6,7 @@ Whether, why and in which shape is for the stream above (`egress.stack.paystream
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 from mitmproxy import http
@@ -81,7 +82,7 @@ class ResendStream(TransparentStream):
         if not isinstance(repeat, Probe):
             self._held = None
         if isinstance(repeat, Pay):  # from here it counts as sent, whatever happens to the connection
-            repeat.payment.sent = True
+            repeat.payment.sent_at = repeat.payment.sent_at or time.monotonic()
         stream_id, trailers = self._upstream_id, request.trailers
         yield SendHttp(RequestHeaders(stream_id, request, not (body or trailers)), server)
         if body:

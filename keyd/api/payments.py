@@ -170,8 +170,9 @@ class OutcomeReport(Message):
     """Status of the answer to the paid request; None if there was none."""
     settlement: dict[str, Any] | None = None
     """The decoded SettlementResponse (PAYMENT-RESPONSE or X-PAYMENT-RESPONSE), as received."""
-    failure: Literal["connection", "timeout", "not_sent"] | None = None
-    """Why there was no answer. `not_sent`: the payment never left egress."""
+    failure: Literal["connection", "timeout", "hung_up", "not_sent"] | None = None
+    """Why there was no answer. `hung_up`: the application went before the server had had the time that one may take.
+    `not_sent`: the payment never left egress."""
     answered_at: Annotated[int, Field(ge=0, lt=2**53)] | None = None
     """When the application began to get the answer, Unix time in microseconds, by the clock of `started_at`."""
 

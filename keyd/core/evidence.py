@@ -15,6 +15,8 @@ from keyd.core.assets import V1_NETWORKS
 
 State = Literal["settled", "refused", "unknown"]
 
+BLAMELESS: Final = ("not_sent", "hung_up")
+"""Failures that are not the server's. Otherwise any program could have a host quarantined for all others."""
 _TRANSACTION: Final = re.compile(r"0x[0-9a-fA-F]{64}", re.ASCII)
 _CLIP: Final = 200
 
@@ -37,24 +39,29 @@ class Evidence:
     transaction: str | None
     notes: tuple[str, ...]
     """What contradicts what was signed, and reasons the server gave; escaped and clipped."""
-    not_sent: bool
-    """The payment never left egress, so this says nothing about the host."""
+    host_blameless: bool
+    """The payment never left egress, or the application did not wait for what it bought: this says nothing about the host."""
 
 
 def weigh(signed: Signed, report: api.OutcomeReport) -> Evidence:
     """Names the state of a payment from what egress saw (x402 specification, SettlementResponse)."""
     status = report.http_status
     delivered = status is not None and 200 <= status < 400
-    notes = [] if report.failure is None else [f"no answer: {report.failure}"]
+    notes = [] if report.failure is None else [no_answer(report.failure)]
     if report.settlement is not None:
         contradictions = _contradictions(signed, report.settlement)
         if not contradictions:
             transaction = report.settlement["transaction"].lower()
-            return Evidence("settled", delivered, transaction, tuple(notes), not_sent=False)
+            return Evidence("settled", delivered, transaction, tuple(notes), host_blameless=False)
         notes += contradictions
     refused = status is not None and 400 <= status < 500
     state: State = "refused" if refused else "unknown"
-    return Evidence(state, delivered, None, tuple(notes), not_sent=report.failure == "not_sent")
+    return Evidence(state, delivered, None, tuple(notes), host_blameless=report.failure in BLAMELESS)
+
+
+def no_answer(failure: str) -> str:
+    """The note that an outcome gets for it."""
+    return f"no answer: {failure}"
 
 
 def used_before(found: Evidence, other: str) -> Evidence:

@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from keyd import api
+from keyd.core.evidence import BLAMELESS, no_answer
 from keyd.core.intent import Intent, read_limits
 from keyd.core.offers import Offer, PaymentRequirements, Unpayable
 from keyd.core.policy import Allow, Deny, Pin, Policy, Spent, Standing, decide
@@ -188,8 +189,8 @@ def intent_of(data: Mapping[str, Any]) -> Intent:
     )
 
 
-_NOT_SENT: Final = "no answer: not_sent"
-"""The note on an outcome (`keyd.core.evidence.weigh`) that says nothing about the host."""
+_BLAMELESS: Final = frozenset(map(no_answer, BLAMELESS))
+"""Notes on an outcome (`keyd.core.evidence.weigh`) that say nothing about the host."""
 
 
 @dataclass(slots=True)
@@ -282,7 +283,7 @@ class _State:
             self._spend(payment, payment.usd_micros)
         if state == "settled" and payment.delivered and (proven or not payment.reported):
             self.trouble.pop(payment.domain, None)
-        elif not proven and not payment.reported and _NOT_SENT not in entry.data.get("notes", ()):
+        elif not proven and not payment.reported and _BLAMELESS.isdisjoint(entry.data.get("notes", ())):
             self.trouble[payment.domain] = self.trouble.get(payment.domain, 0) + 1
         payment.reported = True
 

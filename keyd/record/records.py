@@ -236,9 +236,9 @@ def outcome_facts(db: sqlite3.Connection, payment: Payment, found: Evidence) -> 
 
 
 def _trouble_facts(db: sqlite3.Connection, domain: str, found: Evidence) -> list[facts.Fact]:
-    """Counts payments in a row that were not delivered or not proven; one good one ends the row. What never reached
-    the host says nothing about it."""
-    if found.not_sent:
+    """Counts payments in a row that were not delivered or not proven; one good one ends the row. What was no
+    fault of the host says nothing about it."""
+    if found.host_blameless:
         return []
     before = facts.get(db, Kind.TROUBLE, domain)
     if not (found.delivered and found.state == "settled"):

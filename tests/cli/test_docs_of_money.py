@@ -187,7 +187,7 @@ PAYMENT_ID = "0" * 32
 def reports(saw: str) -> Iterator[dict[str, Any]]:
     """What egress may report for a line of the table: the edges of each class of status, or no answer."""
     if saw == "no answer":
-        yield from ({"failure": failure} for failure in ("connection", "timeout", "not_sent"))
+        yield from ({"failure": failure} for failure in ("connection", "timeout", "hung_up", "not_sent"))
     for digit in re.findall(r"(\d)xx", saw):
         yield from ({"http_status": int(digit) * 100 + rest} for rest in (0, 2, 99))
 

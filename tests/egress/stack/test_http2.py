@@ -429,7 +429,7 @@ async def test_the_application_cancels_its_paid_stream(world: World) -> None:
         await paid.wait()
         await app.reset(request)
         await cancelled.wait()  # the server learns of it
-        assert (await world.keyd.outcomes.get()).failure == "timeout"
+        assert (await world.keyd.outcomes.get()).failure == "hung_up"
 
 
 def http2_app(world: World, upstream: Upstream) -> Http2App:

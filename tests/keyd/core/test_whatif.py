@@ -74,7 +74,12 @@ def steps(seed: int, count: int) -> list[tuple[Any, ...]]:
         price = chance.choice([9_000, 9_000, 9_000, 12_000, 17_000, 20_000, 31_000, 41_000])
         recipient = chance.choice([SELLER] * 12 + [OTHER_SELLER])
         pay = ("pay", chance.choice(HOSTS), max(0, what - chance.choice([0, 0, 0, 1, 2])), price, recipient)
-        report = ("report", chance.choice([*[delivered()] * 5, {"http_status": 402}, {"failure": "timeout"}]))
+        report = (
+            "report",
+            chance.choice(
+                [*[delivered()] * 5, {"http_status": 402}, {"failure": "timeout"}, {"failure": "hung_up"}]
+            ),
+        )
         person = [
             *[("approve",)] * 3,
             ("freeze",),

@@ -256,11 +256,18 @@ async def test_a_host_that_takes_money_without_delivering_is_quarantined(rig: Ri
     await rig.paid(what=9)
 
 
-async def test_programs_that_hang_up_before_paying_do_not_quarantine_a_host(rig: Rig) -> None:
+@pytest.mark.parametrize(
+    ("failure", "blames"), [("not_sent", False), ("hung_up", False), ("timeout", True), ("connection", True)]
+)
+async def test_programs_that_hang_up_do_not_quarantine_a_host(rig: Rig, failure: str, blames: bool) -> None:
+    """Neither before paying nor after: one of them would do it for all others."""
     rig.policy(quarantine_after=3)
-    for n in range(5):
-        await rig.report(await rig.paid(what=n), failure="not_sent")
-    await rig.paid(what=9)
+    for n in range(3):
+        await rig.report(await rig.paid(what=n), failure=failure)
+    if blames:
+        assert (await rig.refused(what=9)).reason is Reason.HOST_QUARANTINED
+    else:
+        await rig.paid(what=9)
 
 
 async def test_one_good_delivery_ends_the_row_of_failures_and_repeats_count_once(rig: Rig) -> None:
