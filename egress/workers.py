@@ -124,14 +124,8 @@ class Workers:
         descriptors = [sock.fileno() for sock in self._sockets]
         sockets = [f"--worker-socket={descriptor}" for descriptor in descriptors]
         process = await asyncio.create_subprocess_exec(
-            *(
-                sys.executable,
-                "-P",
-                "-m",
-                "egress",
-                "--config",
-                str(self._config_file),
-            ),  # -P: not from this folder
+            *(sys.executable, "-P", "-m", "egress"),  # -P: not from this folder
+            *("--config", str(self._config_file)),
             *(f"--worker-of={os.getpid()}", f"--worker-metrics={scraped}", *sockets),
             pass_fds=descriptors,
             env=self._environment(folder),

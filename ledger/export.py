@@ -127,9 +127,8 @@ def _in_words(path: Path, error: Exception) -> LedgerError:
     if isinstance(error, OSError):
         return LedgerError(f"cannot export {path}: {error.strerror}", _CHECK_PATH)
     if isinstance(error, sqlite3.Error):
-        code = (
-            getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-        )  # none: text that is not UTF-8
+        # Text that is not UTF-8 is an error without a code.
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
         hint = store.RESTORE if code == sqlite3.SQLITE_CORRUPT else _CHECK_PATH
         return LedgerError(f"cannot export {path}: {error}", hint)
     return LedgerError(f"cannot export {path}: it holds something that keyd does not write", store.RESTORE)

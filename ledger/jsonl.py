@@ -81,9 +81,8 @@ def _fill(db: sqlite3.Connection, export: Path) -> Head:
 def looks_like(path: Path) -> bool:
     """Whether `path` begins as an export does, and not as a ledger file. Raises LedgerError."""
     try:
-        if not (
-            path.is_file() or path.is_dir()
-        ):  # a pipe would wait for a writer, and has no beginning to come back to
+        # A pipe would wait for a writer, and has no beginning to come back to.
+        if not (path.is_file() or path.is_dir()):
             path.stat()
             raise LedgerError(f"{path} is no file", "Check the path; what comes through a pipe needs a file.")
         with path.open("rb") as file:

@@ -35,9 +35,8 @@ class Transaction:
         written, if `data` has no canonical form or contradicts the projection (an outcome of a payment
         that does not exist, a payment_id signed twice); LedgerUnavailable if the transaction is gone.
         """
-        if (
-            self._ended or self._fault or not self.db.in_transaction
-        ):  # outside of one each statement would commit by itself
+        # Outside of a transaction each statement would commit by itself.
+        if self._ended or self._fault or not self.db.in_transaction:
             raise LedgerUnavailable("the transaction has ended")
         seq = self.head.seq + 1
         encoded, members = entry.encode_and_parse(seq, entry.timestamp(self.now), type, actor, data)

@@ -115,9 +115,7 @@ class Node:
         for _ in range(MAX_LOG_CALLS):
             upto = min(first + width - 1, last)
             answer = await self._ask(chain.authorization_used(payment, first, upto))
-            if isinstance(
-                answer, RpcError
-            ):  # what "too many blocks" looks like differs from server to server
+            if isinstance(answer, RpcError):  # "too many blocks" looks different from server to server
                 width = (upto - first + 1) // 2
                 if width == 0:
                     raise NodeFault(f"it gives no logs ({answer})")

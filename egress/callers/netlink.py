@@ -21,9 +21,8 @@ _ALL_STATES: Final = 0xFFFFFFFF
 _HEADER: Final = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port id
 _REQUEST: Final = struct.Struct("=BBBBI")  # inet_diag_req_v2: family, protocol, extensions, pad, states
 _SOCKET_ID: Final = struct.Struct("!HH16s16s12x")  # inet_diag_sockid: ports, addresses; interface and cookie
-_MESSAGE: Final = struct.Struct(
-    "=BBBB48s5I"
-)  # inet_diag_msg: family, state, …, id, expires, queues, uid, inode
+_MESSAGE: Final = struct.Struct("=BBBB48s5I")
+"""inet_diag_msg: family, state, timer, retransmits, id, expires, queues, uid, inode."""
 
 _CONNECTED: Final = frozenset({1, 4, 5, 8})
 """ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT (net/tcp_states.h). In all others the socket found is not the

@@ -212,9 +212,7 @@ class X402Addon:
         if payment.reported:
             return
         payment.reported = True
-        if (
-            http_status is not None and not 100 <= http_status <= 999
-        ):  # no status of HTTP: as good as no answer
+        if http_status is not None and not 100 <= http_status <= 999:  # none of HTTP: as good as no answer
             http_status, failure = None, "connection"
         report = api.OutcomeReport(
             payment_id=payment.reply.payment_id,

@@ -45,7 +45,7 @@ class Buyer:
         self._payer = payer
         self._identity = identity
         self._policy = policy
-        self._prepayments = Prepayments(lambda origin, method: policy.prepaid_after(origin, method))
+        self._prepayments = Prepayments(policy.prepaid_after)
         self._flat_dialect = flat_dialect
 
     async def decide(self, challenge: Challenge) -> PassOn | Repeat:
@@ -202,9 +202,7 @@ class Buyer:
         except KeydProtocolError:
             return PassOn(Reason.KEYD_ERROR)
         try:
-            if (
-                required.dialect == "flat"
-            ):  # the seller's words in x402's terms: what the payment names as `accepted`
+            if required.dialect == "flat":  # the payment names keyd's reading of it as `accepted`
                 required = replace(required, accepts=(reply.requirements,))
             instrument = _instrument(required, reply, call)
         except x402.X402Error:

@@ -23,9 +23,8 @@ VALID_S: Final = 300
 CLOCK_SKEW_S: Final = 60
 """How far ahead of ours the clock of a server may be."""
 
-_URI: Final = re.compile(
-    r"[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]{1,2048}", re.ASCII
-)  # RFC 3986, without a fragment
+_URI: Final = re.compile(r"[A-Za-z0-9\-._~:/?\[\]@!$&'()*+,;=%]{1,2048}", re.ASCII)
+"""RFC 3986, without a fragment."""
 _NONCE: Final = re.compile(r"[A-Za-z0-9]{8,128}", re.ASCII)  # EIP-4361; the longest seen has 32
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9\-._~]{1,128}", re.ASCII)
 _TIME: Final = re.compile(

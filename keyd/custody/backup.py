@@ -75,9 +75,8 @@ class Backups:
     async def make(self, peer: Peer, passphrase: str) -> api.BackupMade:
         """A backup that begins with the entry that says so."""
         async with self._custody.lock:  # no wallet changes while they are read, and no key
-            beside = (
-                self._beside()
-            )  # before the ledger: signed heads that are newer than it would say it was cut
+            # Before the ledger: signed heads that are newer than it would say that it was cut off.
+            beside = self._beside()
             kek = self._custody.keystore.kek
             wallets = len(self._custody.keystore.labels())
             await self._record(peer, {"kek": kek.id, "wallets": wallets})

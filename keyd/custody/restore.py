@@ -247,9 +247,8 @@ def _record(file: Path, manifest: dict[str, Any], kek: Kek, clock: Callable[[], 
         ledger.transact(lambda tx: tx.append("keyd.restored", "keyctl", data)).result()
     finally:
         ledger.close()
-    if store.has_journal(
-        file
-    ):  # closing puts it into the file; what is left would stay behind, and the freeze with it
+    # Closing puts the journal into the file; what is left would stay behind, and the freeze with it.
+    if store.has_journal(file):
         raise RestoreError("the entry about restoring did not reach the ledger's file", "free disk space")
 
 

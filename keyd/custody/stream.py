@@ -37,9 +37,8 @@ class SealingWriter:
         parameters = {"n": scrypt.N, "r": scrypt.R, "p": scrypt.P, "salt": salt.hex()}
         header = {"chunk": _CHUNK, "kdf": "scrypt"} | parameters
         self._header = _MAGIC + json.dumps(header, sort_keys=True).encode() + b"\n"
-        self._cipher = AESGCM(
-            scrypt.derive(passphrase, salt, n=scrypt.N)
-        )  # a new key for each stream: nonces may count
+        # A new salt gives each stream a key of its own, so nonces may count.
+        self._cipher = AESGCM(scrypt.derive(passphrase, salt, n=scrypt.N))
         self._target = target
         self._buffer = bytearray()
         self._number = 0

@@ -152,10 +152,8 @@ class Custody:
             denial, address = self._unless_new(label), Payer(label, key).address
             if denial is not None and not self._is_lost(label, address):
                 return denial
-            if (other := self._label_of(address)) not in (
-                None,
-                label,
-            ):  # archiving one would leave it signing
+            other = self._label_of(address)
+            if other not in (None, label):  # archiving one would leave it signing
                 return Deny(Reason.WALLET_EXISTS, f"wallet {other!r} has this key")
             return await self._made(
                 peer, "wallet.imported", label, lambda: self.keystore.store(label, key, now_s)
@@ -174,9 +172,8 @@ class Custody:
             return Deny(Reason.LEDGER_UNAVAILABLE, f"wallet {label!r} was not made: {error.strerror}")
 
         def step(tx: Transaction) -> api.Wallet:
-            before = (
-                _recorded(tx.db, label) or recorded
-            )  # its key is back: whether it may sign is another question
+            # Its key is back; whether it may sign is another question.
+            before = _recorded(tx.db, label) or recorded
             return self._record(tx, peer, event, label, recorded | {"archived": before["archived"]})
 
         # A crash from here on leaves a file without an entry, which `take_stock` finds.

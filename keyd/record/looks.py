@@ -20,9 +20,8 @@ class Looks:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="looks")
-        self._turns: defaultdict[int, asyncio.Lock] = defaultdict(
-            asyncio.Lock
-        )  # by uid; those with roles are few
+        # By uid; never emptied, because those with roles are few.
+        self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def take[**P, T](
         self, peer: Peer, view: Callable[P, T], *arguments: P.args, **named: P.kwargs
