@@ -12,7 +12,7 @@ from ledger.errors import CanonicalError, EntryRefused
 
 _EPOCH: Final = datetime(1970, 1, 1)  # naive: timestamp() writes the "Z"
 _MEMBERS: Final = frozenset({"actor", "data", "seq", "ts", "type"})
-_TIMESTAMP: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
+TIMESTAMP: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 
 
 class Entry(NamedTuple):
@@ -64,6 +64,6 @@ def from_members(members: object, hash_: bytes) -> Entry:
         actor, data, seq = members["actor"], members["data"], members["seq"]
         ts, type_ = members["ts"], members["type"]
         texts = type(actor) is type(ts) is type(type_) is str
-        if texts and type(data) is dict and type(seq) is int and _TIMESTAMP.fullmatch(ts):
+        if texts and type(data) is dict and type(seq) is int and TIMESTAMP.fullmatch(ts):
             return Entry(seq, ts, type_, actor, data, hash_)
     raise CanonicalError("not an entry: it needs exactly actor, data, seq, ts and type")

@@ -27,12 +27,12 @@ _DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _AUTHORIZATION: Final = frozenset({"from", "to", "value", "validAfter", "validBefore", "nonce"})
 """Parameters of EIP-3009 `transferWithAuthorization`, without the signature, which no entry may hold."""
 
-_PATTERNS: Final = (
-    ("payment_id", _HEX_128_BITS),
-    ("intent_key", _HEX_256_BITS),
-    ("amount", _AMOUNT),
-    ("day", _DAY),
-)
+PATTERNS: Final = {
+    "payment_id": _HEX_128_BITS,
+    "intent_key": _HEX_256_BITS,
+    "amount": _AMOUNT,
+    "day": _DAY,
+}
 _TEXTS: Final = ("domain", "caller", "wallet", "network", "asset")
 _NATURALS: Final = ("usd_micros", "signed_at", "valid_before")
 """Members of a signed payment, by what they must be."""
@@ -125,7 +125,7 @@ def _signed(entry: Entry, tables: Tables) -> None:
 def _outcome(entry: Entry, tables: Tables) -> None:
     """What became of a payment (`ledger.states`): its new state, and the budget if that changes sides."""
     payment = _known_payment(entry, tables)
-    event, delivered = _event(entry), payment.delivered or _delivered(entry)
+    event, delivered = event_of(entry), payment.delivered or says_delivered(entry)
     before: Standing = (payment.state, payment.proven)
     after = states.TRANSITIONS[before][event]
     if after is None:  # a second release, for example, would give the same money back twice
@@ -137,7 +137,7 @@ def _outcome(entry: Entry, tables: Tables) -> None:
         tables.add_spend(payment.day, payment.domain, payment.caller, usd_micros=usd_micros, calls=0)
 
 
-def _event(entry: Entry) -> Event:
+def event_of(entry: Entry) -> Event:
     event, proven = OUTCOMES[entry.type], _proven(entry)
     if event is Event.RELEASED and not proven:
         _refuse(entry, "a release needs a proof")
@@ -146,7 +146,7 @@ def _event(entry: Entry) -> Event:
 
 def _payment(entry: Entry) -> Payment:
     data = entry.data
-    for name, pattern in _PATTERNS:
+    for name, pattern in PATTERNS.items():
         _matching(entry, name, pattern)
     for name in _TEXTS:
         _text(entry, name)
@@ -206,7 +206,7 @@ def _natural(entry: Entry, name: str) -> int:
     return value
 
 
-def _delivered(entry: Entry) -> bool:
+def says_delivered(entry: Entry) -> bool:
     value = entry.data.get("delivered", False)
     if not isinstance(value, bool):
         _refuse(entry, "delivered is neither true nor false")

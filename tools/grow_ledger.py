@@ -3,7 +3,7 @@
     python -m tools.grow_ledger FILE ENTRIES
 
 The same numbers give the same entries. They look as keyd writes them: an attempt with its offer, the signed
-payment, its outcome; now and then a refusal, a proof from the chain, a new host with its pin.
+payment, its outcome with the receipt; now and then a refusal, a proof from the chain, a new host with its pin.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from ledger import Ledger, chain, entry, projection
 from ledger.chain import GENESIS, Head
-from ledger.quick import HeldTables
+from tools.held_tables import HeldTables
 
 STEP_S: Final = 5
 """Seconds between two payments: some 17 000 a day, so ten million entries are half a year."""
@@ -151,12 +151,11 @@ def _outcomes(number: int, payment_id: str, transaction: str, at: int) -> Iterat
         proof["used"] = False
         yield "x402.payment.released", {"payment_id": payment_id, "proof": proof, "transaction": None}
         return
-    yield "x402.payment.settled", seen | {"transaction": transaction}
+    receipt = {"key": f"{_TERMS['network']} {transaction}", "kind": "receipt", "value": payment_id}
+    claim = {"facts": [receipt], "transaction": transaction}
+    yield "x402.payment.settled", seen | claim
     if number % 10 == 3:
-        yield (
-            "x402.payment.settled",
-            {"payment_id": payment_id, "proof": proof, "transaction": transaction},
-        )
+        yield "x402.payment.settled", {"payment_id": payment_id, "proof": proof} | claim
 
 
 def main() -> None:

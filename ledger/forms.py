@@ -1,0 +1,71 @@
+"""Canonical texts of one form: alike but for their plain strings and small natural numbers. Pure.
+
+A ledger's entries have few forms. Once one text of a form is known to be canonical, a regular expression recognises
+the others, in a fifth of the time that parsing them and writing them again takes. Whatever it matches is canonical
+(RFC 8785): keys, nesting, `true`, `false` and `null` are those of the first, letter by letter; a string has nothing in
+it that could be spelled otherwise; a number has no sign, no fraction, no leading zero, and 15 digits at most.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from typing import Final, NamedTuple
+
+type Path = tuple[str | int, ...]
+"""Where a value is: `("data", "facts", 0, "key")`."""
+
+_PLAIN: Final = r"[ !#-\[\]-~]*+"  # printable ASCII without quote and backslash
+_NATURAL: Final = "0|[1-9][0-9]{0,14}+"
+_PLAIN_TEXT: Final = re.compile(r"[ -\[\]-~]*+")
+
+
+class Form(NamedTuple):
+    """What texts of one form have in common."""
+
+    pattern: re.Pattern[str]
+    groups: Mapping[Path, int]
+    """Which of the match's `groups()` is which value: what is between the quotes of a string, the text of all else."""
+
+
+def form_of(
+    text: str, value: object, *, strings: Mapping[Path, str], captured: Collection[Path]
+) -> Form | None:
+    """The form of the canonical `text` of `value`; None if the text has none that says more than itself.
+
+    `strings` are patterns that single strings must match, of plain characters alone. `captured` says which values are
+    wanted, as far as the text has them.
+    """
+    if _PLAIN_TEXT.fullmatch(text) is None:
+        return None
+    groups: dict[Path, int] = {}
+    pattern = re.compile(_pattern(value, (), strings, captured, groups))
+    return Form(pattern, groups) if pattern.fullmatch(text) else None
+
+
+def _pattern(
+    value: object,
+    path: Path,
+    strings: Mapping[Path, str],
+    captured: Collection[Path],
+    groups: dict[Path, int],
+) -> str:
+    wanted = path in captured
+    if wanted:
+        groups[path] = len(groups)  # before those inside: groups are numbered by their opening brackets
+    begin = "(" if wanted else "(?:"
+    if isinstance(value, str):
+        return f'"{begin}{strings.get(path, _PLAIN)})"'
+    if isinstance(value, dict):
+        members = (
+            f'"{re.escape(key)}":{_pattern(member, (*path, key), strings, captured, groups)}'
+            for key, member in value.items()
+        )
+        return rf"{begin}\{{{','.join(members)}\}})"
+    if isinstance(value, list):
+        items = (_pattern(item, (*path, i), strings, captured, groups) for i, item in enumerate(value))
+        return rf"{begin}\[{','.join(items)}\])"
+    if isinstance(value, bool) or value is None:
+        return f"{begin}{json.dumps(value)})"
+    return f"{begin}{_NATURAL})"
