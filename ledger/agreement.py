@@ -105,7 +105,7 @@ class Agreement:
         self._add((day, columns[_DOMAIN], columns[_CALLER]), columns[_USD_MICROS], 1)
         self.see_day(day)
 
-    def move(self, payment_id: str, event: Event, delivered: bool, seq: int) -> None:  # noqa: FBT001 - by place is faster
+    def move(self, payment_id: str, event: Event, delivered: bool, seq: int) -> None:
         """Entry `seq` says what became of a payment."""
         if payment_id not in self._open:  # never signed, or changed for the last time before
             raise Doubt

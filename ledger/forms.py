@@ -13,6 +13,8 @@ import re
 from collections.abc import Collection, Mapping
 from typing import Final, NamedTuple
 
+from ledger import canonical
+
 type Path = tuple[str | int, ...]
 """Where a value is: `("data", "facts", 0, "key")`."""
 
@@ -29,10 +31,8 @@ class Form(NamedTuple):
     """Which of the match's `groups()` is which value: what is between the quotes of a string, the text of all else."""
 
 
-def form_of(
-    text: str, value: object, *, strings: Mapping[Path, str], captured: Collection[Path]
-) -> Form | None:
-    """The form of the canonical `text` of `value`; None if the text has none that says more than itself.
+def form_of(text: str, *, strings: Mapping[Path, str], captured: Collection[Path]) -> Form | None:
+    """The form of `text`, which is canonical JSON; None if the text has none that says more than itself.
 
     `strings` are patterns that single strings must match, of plain characters alone. `captured` says which values are
     wanted, as far as the text has them.
@@ -40,7 +40,7 @@ def form_of(
     if _PLAIN_TEXT.fullmatch(text) is None:
         return None
     groups: dict[Path, int] = {}
-    pattern = re.compile(_pattern(value, (), strings, captured, groups))
+    pattern = re.compile(_pattern(canonical.parse(text), (), strings, captured, groups))
     return Form(pattern, groups) if pattern.fullmatch(text) else None
 
 

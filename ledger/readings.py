@@ -77,7 +77,6 @@ class Readings:
 
 
 def _reading(text: str, read: Entry) -> _Reading | None:
-    members = {"actor": read.actor, "data": read.data, "seq": read.seq, "ts": read.ts, "type": read.type}
     strings: dict[Path, str] = {("ts",): entry.TIMESTAMP.pattern, ("type",): re.escape(read.type)}
     captured: set[Path] = {("seq",)}
     if read.type == projection.SIGNED:
@@ -90,7 +89,7 @@ def _reading(text: str, read: Entry) -> _Reading | None:
     captured |= {
         ("data", "facts", place, name) for place in range(len(facts)) for name in ("kind", "key", "value")
     }
-    form = forms.form_of(text, members, strings=strings, captured=captured)
+    form = forms.form_of(text, strings=strings, captured=captured)
     return form and _Reading(form.pattern.fullmatch, tuple(_folds(read, form.groups)))
 
 
