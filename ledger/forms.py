@@ -31,14 +31,17 @@ class Form(NamedTuple):
     """Which of the match's `groups()` is which value: what is between the quotes of a string, the text of all else."""
 
 
+def may_have_form(text: str) -> bool:
+    """Whether it is worth the time to make one of `text`, some milliseconds."""
+    return _PLAIN_TEXT.fullmatch(text) is not None
+
+
 def form_of(text: str, *, strings: Mapping[Path, str], captured: Collection[Path]) -> Form | None:
-    """The form of `text`, which is canonical JSON; None if the text has none that says more than itself.
+    """The form of `text`, which is canonical JSON; None if it has something in it that no form allows.
 
     `strings` are patterns that single strings must match, of plain characters alone. `captured` says which values are
     wanted, as far as the text has them.
     """
-    if _PLAIN_TEXT.fullmatch(text) is None:
-        return None
     groups: dict[Path, int] = {}
     pattern = re.compile(_pattern(canonical.parse(text), (), strings, captured, groups))
     return Form(pattern, groups) if pattern.fullmatch(text) else None

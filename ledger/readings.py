@@ -67,7 +67,7 @@ class Readings:
 
     def learn(self, text: str, read: Entry) -> None:
         """From now on, know entries of the form of this one, which is canonical and folds without an error."""
-        if self._learnt == MAX_LEARNT or len(text) > MAX_TEXT:
+        if self._learnt == MAX_LEARNT or len(text) > MAX_TEXT or not forms.may_have_form(text):
             return
         self._learnt += 1
         if reading := _reading(text, read):
