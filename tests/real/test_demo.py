@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,10 @@ def test_the_demo_shows_a_payment_a_refusal_and_a_ledger_that_verifies(scratch: 
     assert lines.count("HTTP/1.1 402 Payment Required") == 2
     assert lines.count("HTTP/1.1 200 OK") == 1
     assert "X-402-Egress: rejected; reason=cap_per_payment" in lines
-    assert any(line.startswith("paid 0.001 USDC to 0x") for line in lines)
+    assert any("settled  yes        0.001 USDC  $0.001" in line for line in lines)
+    assert "by the seller's books: 0.001 USDC" in lines
+    silent = [line for line, answer in pairwise(lines) if line.startswith("$ ") and answer.startswith("$ ")]
+    assert all(command.endswith((" &", " init")) for command in silent)
     assert any("spent $0.001 of $1.00 today" in line for line in lines)
     assert any(re.fullmatch("ledger verified: [0-9]+ entries", line) for line in lines)
 
