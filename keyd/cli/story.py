@@ -97,6 +97,10 @@ def _entry_lines(entry: api.LedgerEntry) -> Iterator[str]:
 
 def _attempt(data: Data) -> Iterator[str]:
     yield f"{_said(data, 'method')} {_said(data, 'path')} of {_said(data, 'domain')}, asked for by {_said(data, 'caller')}"
+    if data.get("prepaid") is True:
+        yield "sent with the request, before the server asked (prepaid)"
+    if isinstance(data.get("repeat_of"), str):
+        yield "a repeat: it got the same authorization, and costs nothing more"
     offers = data.get("offers")
     for offer in offers if isinstance(offers, list) else []:
         if not isinstance(offer, dict):

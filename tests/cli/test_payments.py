@@ -234,6 +234,22 @@ def test_a_story_is_told_whatever_its_entries_lack(what, data):
     assert f"2026-11-21 12:00:03Z  {what}" in told
 
 
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"prepaid": True}, "sent with the request, before the server asked"),
+        ({"repeat_of": PAYMENT_ID}, "a repeat: it got the same authorization, and costs nothing more"),
+    ],
+)
+def test_an_attempt_says_what_is_special_about_it(data, words):
+    def told(**data: object) -> str:
+        attempt = entry(15, "attempt", 3, method="GET", path="/weather", **data)
+        return story_text(STORY.model_copy(update={"entries": [attempt]}))
+
+    assert words in told(**data)
+    assert words not in told(repeat_of=None)
+
+
 def test_show_json_is_keyds_answer(keyd, ask):
     keyd.answers["payment"] = STORY
     assert api.PaymentStory.model_validate_json(ask("x402", "show", PAYMENT_ID, "--json").out) == STORY
