@@ -104,6 +104,8 @@ async def serve(settings: config.Settings, config_file: Path, source: kek.Source
         daemon.backups.sweep()
         sweep_temporary(settings.state_dir)
         await daemon.service.record("keyd", "keyd.started", {"version": version("osmoda-x402")})
+        if daemon.heads.succeeds_another:
+            await daemon.heads.sign_if_possible()
         await daemon.rotation.at_start()
         await daemon.service.custody.take_stock()
         await daemon.admin.record_base(settings.x402.model_dump(mode="json"))

@@ -45,8 +45,13 @@ def assemble(
 ) -> Daemon:
     """Nothing of it runs yet. `clock`: Unix time in microseconds. Raises KekError, LedgerError, OSError."""
     entropy = secrets.token_bytes
-    head_key = HeadKeyFile(settings.ledger_key_file, entropy)
-    heads = Heads(ledger, head_key.load_or_create(source.kek), settings.ledger_heads_file)
+    head_key, key_is_new = (
+        HeadKeyFile(settings.ledger_key_file, entropy),
+        not settings.ledger_key_file.exists(),
+    )
+    heads = Heads(
+        ledger, head_key.load_or_create(source.kek), settings.ledger_heads_file, key_is_new=key_is_new
+    )
     policies = Policies(settings.policy(), limits=settings.limits(), enforce=settings.x402.enforce)
     custody = Custody(
         ledger=ledger,

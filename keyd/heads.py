@@ -31,20 +31,37 @@ EVERY_S: Final = 600.0
 LOOK_EVERY_S: Final = 10.0
 """Between two looks at the ledger: reading its head takes microseconds."""
 
+LOOKED_THROUGH: Final = 50_000
+"""Newest entries among which a head is looked for; there is no index of them, and one is usually the last of all."""
+
+_NEWEST_KEY: Final = (
+    "SELECT json_extract(entry, '$.data.key') FROM entries WHERE seq > (SELECT head_seq FROM meta) - ?"
+    " AND json_extract(entry, '$.type') = ? ORDER BY seq DESC LIMIT 1"
+)
+
 _log = structlog.get_logger("keyd.heads")
 
 
 class Heads:
     """The signed heads of one ledger, in an append-only file of notes."""
 
-    def __init__(self, ledger: Ledger, key: HeadKey, file: Path) -> None:
-        """Raises LedgerError if the newest head in `file` is not one of this ledger."""
+    def __init__(self, ledger: Ledger, key: HeadKey, file: Path, *, key_is_new: bool = False) -> None:
+        """Raises LedgerError if the newest head in `file` is not one of this ledger, or if there is none and the heads of
+        this ledger are signed by another key; unless `key` was made just now, for one that was lost."""
         self._ledger = ledger
         self._key = key
         self._file = file
         self._signing = asyncio.Lock()
         self.newest: str | None = _newest(file)
         self._head = Head(0, GENESIS) if self.newest is None else self._check(self.newest)
+        self.succeeds_another = self.newest is None and self._is_of_another()
+        """The key is new to this ledger: a head is due at once, or the next start would not know that it belongs here."""
+        if self.succeeds_another and not key_is_new:
+            raise LedgerError(
+                f"{ledger.path} is of another keyd: its newest head was signed by another key",
+                f"put the right ledger back, or {file} beside its own; if it is the right one, move the key that signs "
+                "heads away (ledger_key.json of state_dir), and keyd makes another",
+            )
 
     @property
     def key(self) -> note.Key:
@@ -85,6 +102,12 @@ class Heads:
             await self.sign()
         except LedgerError as error:
             _log.warning("ledger.checkpoint.failed", error=str(error), hint=error.hint)
+
+    def _is_of_another(self) -> bool:
+        signed = self._ledger.read(
+            lambda db: db.execute(_NEWEST_KEY, (LOOKED_THROUGH, "ledger.checkpoint")).fetchone()
+        )
+        return signed is not None and signed[0] != str(self.key)
 
     def _record(self, tx: Transaction) -> Head:
         if tx.head != self._head:

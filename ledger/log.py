@@ -60,6 +60,7 @@ class Ledger:
         self.path = path
         self.fault: str | None = None
         """Why the last write failed; None once one has succeeded."""
+        self._damage: str | None = None  # for good: other pages may be wrong without anybody noticing
         self._clock = clock
         self._db = db  # the writer thread's alone, until that has ended
         self._lock = lock
@@ -102,7 +103,7 @@ class Ledger:
                 db.rollback()
                 self._return_reader(db)
         except sqlite3.Error as error:
-            raise LedgerUnavailable(f"cannot read {self.path}: {error}", _DISK) from error
+            raise LedgerUnavailable(f"cannot read {self.path}: {error}", self._way_out(error)) from error
 
     def shorten_journal(self) -> None:
         """For whoever reads again and again, before each time: begins a long write-ahead log anew, if nobody reads now.
@@ -168,6 +169,7 @@ class Ledger:
         """Run the steps of `batch` in one transaction, then tell each how it went."""
         running = [job for job in batch if job.future.set_running_or_notify_cancel()]
         try:
+            self._refuse_damage()
             if self._journal_is_long:
                 self._journal_is_long = False
                 self._empty_journal()
@@ -215,9 +217,20 @@ class Ledger:
             transaction.end()
         return transaction.head, partial(job.future.set_result, result)
 
+    def _refuse_damage(self) -> None:
+        """A page that is garbage is not the only one that a bad disk or a strange hand wrote: nothing is decided on the
+        rest. Raises LedgerError until the next start."""
+        if self._damage is not None:
+            raise LedgerError(f"the ledger is damaged: {self._damage}", store.RESTORE)
+
+    def _way_out(self, error: BaseException) -> str:
+        if store.is_damage(error):
+            self.fault = self._damage = str(error)
+        return store.RESTORE if store.is_damage(error) else _DISK
+
     def _unavailable(self, error: BaseException) -> LedgerUnavailable:
-        hint = error.hint if isinstance(error, LedgerError) else _DISK
         self.fault = str(error)
+        hint = error.hint if isinstance(error, LedgerError) else self._way_out(error)
         unavailable = LedgerUnavailable(f"nothing was recorded in {self.path}: {error}", hint)
         unavailable.__cause__ = error
         return unavailable

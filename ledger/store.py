@@ -126,6 +126,12 @@ def way_out(error: Exception) -> str:
     return MAKE_ROOM if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR) else RESTORE
 
 
+def is_damage(error: BaseException) -> bool:
+    """Whether SQLite found that the file is not what was written; not that something could not be read or written now."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+
 def open_reader(path: Path) -> sqlite3.Connection:
     """A connection that cannot write. Raises sqlite3.Error."""
     db = _connect(path, "ro")

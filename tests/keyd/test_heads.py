@@ -172,6 +172,27 @@ async def test_the_ledger_of_another_machine_is_not_gone_on_with(
         Heads(record, KEY, file)
 
 
+async def test_the_ledger_of_another_machine_without_its_heads_is_not_gone_on_with(
+    ledger: Callable[..., Ledger], file: Path, tmp_path: Path
+) -> None:
+    """Its budget is another one, and wallets that it does not name would be found and pay."""
+    another = HeadKey(Secret(bytes(32)))
+    with closing(ledger("a")) as record:
+        await Heads(record, another, tmp_path / "theirs").sign()
+    with (
+        closing(ledger("b")) as record,
+        pytest.raises(LedgerError, match="is of another keyd") as caught,
+    ):
+        Heads(record, KEY, file)
+    assert "put the right ledger back" in caught.value.hint
+    with closing(ledger()) as record:
+        heads = Heads(record, KEY, file, key_is_new=True)  # the way out: the key was moved away as well
+        assert heads.succeeds_another
+        await heads.sign()
+    with closing(ledger("c")) as record:
+        assert not Heads(record, KEY, tmp_path / "none").succeeds_another
+
+
 async def test_heads_of_another_keyd_are_not_believed(ledger: Callable[..., Ledger], file: Path) -> None:
     with closing(ledger("a")) as record:
         await Heads(record, KEY, file).sign()

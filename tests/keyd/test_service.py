@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,9 +17,11 @@ from keyd.core.policy import Deny
 from keyd.domains import DomainPattern
 from keyd.reasons import Reason
 from keyd.record.payments import SETTLE_MARGIN_S
-from keyd.service import REFUSALS_PER_MINUTE, REPEATS_PER_MINUTE, Authorized
-from ledger.errors import LedgerUnavailable
-from tests.keyd.conftest import EGRESS, PAYER, SELLER, Rig, offer
+from keyd.record.policies import Policies
+from keyd.service import REFUSALS_PER_MINUTE, REPEATS_PER_MINUTE, Authorized, Service
+from ledger.errors import LedgerError, LedgerUnavailable
+from ledger.log import Ledger
+from tests.keyd.conftest import EGRESS, PAYER, POLICY, SELLER, Clock, Entropy, Rig, assemble, intent, offer
 
 SETTLED = {"success": True, "transaction": "0x" + "ab" * 32, "network": "eip155:84532", "payer": PAYER}
 
@@ -251,7 +256,9 @@ async def test_a_clock_that_ran_ahead_once_does_not_use_up_every_day_after(rig: 
     rig.clock.advance(10 * 365 * 86_400)
     await rig.paid(what=1)
     rig.clock.advance(-10 * 365 * 86_400)
-    assert (await rig.refused(what=2)).reason is Reason.BUDGET_DAILY  # spent money is never forgotten
+    assert (await rig.refused(what=2)).reason is Reason.RATE_LIMIT  # what was signed is never forgotten
+    rig.policy(daily_budget=1000, payments_per_minute=2)
+    assert (await rig.refused(what=2)).reason is Reason.BUDGET_DAILY  # nor what was spent
     rig.policy(daily_budget=2000)
     await rig.paid(what=2)
 
@@ -495,3 +502,40 @@ async def test_a_released_payment_is_asked_about_once_more_a_day_later(rig: Rig)
     assert len(rig.entries("x402.payment.released")) == 1
     assert await rig.service.record_evidence(EGRESS, proof(first, used=True, at=valid_before)) == "settled"
     assert [row.usd for row in rig.views.spend(api.SpendBy.DAY, "2026-11-21").rows] == ["0.001"]
+
+
+def garble(ledger: Path, table: str) -> None:
+    """Fills the first page of a table with garbage. What is read at a start is whole."""
+    with closing(sqlite3.connect(ledger)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        page, size = db.execute(
+            "SELECT rootpage, page_size FROM sqlite_schema, pragma_page_size WHERE name = ?", (table,)
+        ).fetchone()
+    with ledger.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xa5" * size)
+
+
+@pytest.mark.parametrize("table", ["spend_total", "payments_by_intent", "facts"])
+async def test_a_decision_that_meets_a_garbled_page_pays_nothing_and_neither_does_any_later_one(
+    tmp_path: Path, table: str
+) -> None:
+    clock, entropy = Clock(), Entropy()
+    rig = assemble(tmp_path, Policies(POLICY), clock, entropy)
+    await rig.paid(what=1)
+    rig.ledger.close()
+    whole = (tmp_path / "ledger.sqlite3").read_bytes()
+    garble(tmp_path / "ledger.sqlite3", table)
+    with closing(Ledger.open(tmp_path / "ledger.sqlite3", clock=clock)) as ledger:
+        service = Service(
+            ledger=ledger, custody=rig.service.custody, policies=rig.service.policies, entropy=entropy
+        )
+        before = ledger.head()
+        with pytest.raises(LedgerError, match="malformed") as met:
+            await service.authorize_payment(EGRESS, intent(what=2))
+        assert "ledger verify" in met.value.hint
+        (tmp_path / "ledger.sqlite3").write_bytes(whole)  # as if the next page that is read were a sound one
+        with pytest.raises(LedgerError, match="damaged"):
+            await service.authorize_payment(EGRESS, intent(what=3))
+        assert ledger.head() == before
+        assert "malformed" in str(ledger.fault)

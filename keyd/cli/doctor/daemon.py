@@ -32,7 +32,11 @@ def check_health(health: api.Health, version: str) -> Iterator[Finding]:
         yield note("keyd", what, "systemctl restart osmoda-keyd osmoda-egress")
     for problem in health.problems:
         if problem.startswith(api.LEDGER_WRITE_FAILED):  # the others are a matter of policy, and found there
-            yield fault("ledger", problem, "make room on its file system, or mend that; docs/runbook.md")
+            yield fault(
+                "ledger",
+                problem,
+                "make room on its file system, or mend that; keyctl ledger verify finds damage (docs/runbook.md)",
+            )
 
 
 def check_last_words(run: Runner) -> Iterator[Finding]:
