@@ -241,7 +241,8 @@ _EXPLANATIONS: dict[Reason, Explanation] = {
     ),
     Reason.LEDGER_UNAVAILABLE: Explanation(
         "The ledger cannot be written, so nothing is signed.",
-        "Free disk space, or mend the file system under keyd's state_dir; then it goes on by itself.",
+        "Free disk space, or mend the file system under keyd's state_dir; then it goes on by itself. Not if it is damaged: "
+        "`osmoda-keyctl ledger verify` says so.",
     ),
     Reason.OFFER_MALFORMED: Explanation(
         "The server's offer is not a valid PaymentRequirements object.",

@@ -68,7 +68,7 @@ class Machine:
         assert fault in problem
         for refused in (payment.value.refusal, wallet.value.refusal):
             assert refused.code == "ledger_unavailable"
-            assert "Free disk space or mend the file system" in refused.hint
+            assert "Free disk space, or mend the file system" in refused.hint
 
 
 @pytest.fixture
