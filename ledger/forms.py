@@ -1,9 +1,9 @@
-"""Canonical texts of one form: alike but for their plain strings and small natural numbers. Pure.
+"""Canonical texts of one form: alike but for their strings and small natural numbers. Pure.
 
 A ledger's entries have few forms. Once one text of a form is known to be canonical, a regular expression recognises
 the others, in a fifth of the time that parsing them and writing them again takes. Whatever it matches is canonical
 (RFC 8785): keys, nesting, `true`, `false` and `null` are those of the first, letter by letter; a string has nothing in
-it that could be spelled otherwise; a number has no sign, no fraction, no leading zero, and 15 digits at most.
+it that is spelled otherwise than it must be; a number has no sign, no fraction, no leading zero, and 15 digits at most.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from ledger import canonical
 type Path = tuple[str | int, ...]
 """Where a value is: `("data", "facts", 0, "key")`."""
 
-_PLAIN: Final = r"[ !#-\[\]-~]*+"  # printable ASCII without quote and backslash
+PLAIN: Final = r"[ !#-\[\]-~]*+"
+"""A string of printable ASCII without quote and backslash."""
+_QUOTING: Final = r'(?:[ !#-\[\]-~]|\\["\\])*+'  # with them, in the one spelling that is canonical
 _NATURAL: Final = "0|[1-9][0-9]{0,14}+"
-_PLAIN_TEXT: Final = re.compile(r"[ -\[\]-~]*+")
+_TEXT: Final = re.compile(r'(?:[ -\[\]-~]|\\["\\])*+')
 
 
 class Form(NamedTuple):
@@ -28,18 +30,19 @@ class Form(NamedTuple):
 
     pattern: re.Pattern[str]
     groups: Mapping[Path, int]
-    """Which of the match's `groups()` is which value: what is between the quotes of a string, the text of all else."""
+    """Which of the match's `groups()` is which value: what is between the quotes of a string, as it is written, and the
+    text of all else."""
 
 
 def may_have_form(text: str) -> bool:
     """Whether it is worth the time to make one of `text`, some milliseconds."""
-    return _PLAIN_TEXT.fullmatch(text) is not None
+    return _TEXT.fullmatch(text) is not None
 
 
 def form_of(text: str, *, strings: Mapping[Path, str], captured: Collection[Path]) -> Form | None:
     """The form of `text`, which is canonical JSON; None if it has something in it that no form allows.
 
-    `strings` are patterns that single strings must match, of plain characters alone. `captured` says which values are
+    `strings` are patterns that single strings must match, of characters of `PLAIN` alone. `captured` says which values are
     wanted, as far as the text has them.
     """
     groups: dict[Path, int] = {}
@@ -59,10 +62,11 @@ def _pattern(
         groups[path] = len(groups)  # before those inside: groups are numbered by their opening brackets
     begin = "(" if wanted else "(?:"
     if isinstance(value, str):
-        return f'"{begin}{strings.get(path, _PLAIN)})"'
+        usual = _QUOTING if '"' in value or "\\" in value else PLAIN
+        return f'"{begin}{strings.get(path, usual)})"'
     if isinstance(value, dict):
         members = (
-            f'"{re.escape(key)}":{_pattern(member, (*path, key), strings, captured, groups)}'
+            f"{re.escape(json.dumps(key))}:{_pattern(member, (*path, key), strings, captured, groups)}"
             for key, member in value.items()
         )
         return rf"{begin}\{{{','.join(members)}\}})"

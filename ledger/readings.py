@@ -7,6 +7,7 @@ every entry of the form.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from operator import itemgetter
@@ -77,18 +78,20 @@ class Readings:
 
 
 def _reading(text: str, read: Entry) -> _Reading | None:
-    strings: dict[Path, str] = {("ts",): entry.TIMESTAMP.pattern, ("type",): re.escape(read.type)}
-    captured: set[Path] = {("seq",)}
+    taken: set[Path] = set()  # as it is written, so without anything that is spelled otherwise
     if read.type == projection.SIGNED:
-        strings |= {("data", name): pattern.pattern for name, pattern in projection.PATTERNS.items()}
-        captured |= {("data", name) for name in SIGNED_TEXTS + SIGNED_NUMBERS}
+        taken = {("data", name) for name in SIGNED_TEXTS + SIGNED_NUMBERS}
     elif read.type in projection.OUTCOMES:
-        strings[_PAYMENT_ID] = projection.PATTERNS["payment_id"].pattern
-        captured.add(_PAYMENT_ID)
-    facts = read.data.get("facts", ())
-    captured |= {
-        ("data", "facts", place, name) for place in range(len(facts)) for name in ("kind", "key", "value")
+        taken = {_PAYMENT_ID}
+    places = range(len(read.data.get("facts", ())))
+    taken |= {("data", "facts", place, "kind") for place in places}
+    strings = dict.fromkeys(taken, forms.PLAIN)
+    strings |= {("ts",): entry.TIMESTAMP.pattern, ("type",): re.escape(read.type)}
+    strings |= {
+        ("data", name): one.pattern for name, one in projection.PATTERNS.items() if ("data", name) in taken
     }
+    others = {("data", "facts", place, name) for place in places for name in ("key", "value")}
+    captured = {("seq",)} | taken | others
     form = forms.form_of(text, strings=strings, captured=captured)
     return form and _Reading(form.pattern.fullmatch, tuple(_folds(read, form.groups)))
 
@@ -103,7 +106,7 @@ def _folds(read: Entry, groups: Mapping[Path, int]) -> Iterator[_Fold]:
         )
     for place, fact in enumerate(read.data.get("facts", ())):
         kind, key, value = (groups["data", "facts", place, name] for name in ("kind", "key", "value"))
-        yield _putting(kind, key, value, fact["value"])
+        yield _putting(kind, key, value, fact)
 
 
 def _signing(groups: Mapping[Path, int]) -> _Fold:
@@ -124,12 +127,18 @@ def _moving(payment_id: int, event: Event, *, delivered: bool) -> _Fold:
     return fold
 
 
-def _putting(kind: int, key: int, value: int, example: object) -> _Fold:
+def _putting(kind: int, key: int, value: int, example: Mapping[str, object]) -> _Fold:
     """Null has a form of its own; and of a string the quotes are not captured, which belong to its JSON."""
-    quote = '"' if isinstance(example, str) else ""
+    plain, gone = _is_plain(str(example["key"])), example["value"] is None
+    quote = '"' if isinstance(example["value"], str) else ""
 
     def fold(found: _Groups, seq: int, tables: Agreement) -> None:
-        said = None if example is None else f"{quote}{found[value]}{quote}"
-        tables.put_fact(found[kind], found[key], said, seq)
+        name = found[key] if plain else json.loads(f'"{found[key]}"')
+        said = None if gone else f"{quote}{found[value]}{quote}"
+        tables.put_fact(found[kind], name, said, seq)
 
     return fold
+
+
+def _is_plain(text: str) -> bool:
+    return re.fullmatch(forms.PLAIN, text) is not None
