@@ -28,6 +28,9 @@ from keyd.service_manager import Notifier
 
 SILENCE_LIMIT_S: Final = 30.0
 """After this long without a word a worker is ended, unless the service manager sets a limit of its own."""
+START_LIMIT_S: Final = 90.0
+"""As long a worker may take until it is ready, whatever the limit afterwards: systemd's own TimeoutStartSec=. A machine
+on which the start takes longer than the watchdog's limit would otherwise start workers for ever."""
 _PAUSES_S: Final = (0.5, 1.0, 2.0, 5.0, 10.0)
 """Before a worker that ended is started again; the next one for each time in a row that it was never ready."""
 _EXIT_CONFIG: Final = 2
@@ -149,14 +152,21 @@ class Workers:
         loop = asyncio.get_running_loop()
         while worker.process.returncode is None:
             with suppress(TimeoutError):
-                async with asyncio.timeout_at(worker.heard_at + self._limit_s):
+                # One that is not ready is looked at again and again: from its readiness on the shorter limit holds.
+                since = worker.heard_at if worker.ready else loop.time()
+                async with asyncio.timeout_at(since + self._limit_s):
                     await worker.process.wait()
-            if worker.process.returncode is None and loop.time() >= worker.heard_at + self._limit_s:
-                _log.error("egress.worker.silent", pid=worker.process.pid, seconds=self._limit_s)
+            limit_s = self._patience_s(worker)
+            if worker.process.returncode is None and loop.time() >= worker.heard_at + limit_s:
+                _log.error("egress.worker.silent", pid=worker.process.pid, seconds=limit_s)
                 _send(worker.process, signal.SIGKILL)
                 await worker.process.wait()
         del self._live[worker.process.pid]
         self._count_ready()
+
+    def _patience_s(self, worker: _Worker) -> float:
+        """How long it may be silent."""
+        return self._limit_s if worker.ready else max(self._limit_s, START_LIMIT_S)
 
     # -- what is told of them --------------------------------------------------------------------------------
 

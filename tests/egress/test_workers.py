@@ -152,6 +152,23 @@ async def test_a_worker_that_hangs_is_ended_and_replaced(config: WriteConfig, ma
             pass  # the service as a whole lives on
 
 
+SLOW_START = """
+import sys, time
+if any(word.startswith("--worker-of") for word in sys.orig_argv):
+    time.sleep(5)
+"""
+
+
+async def test_a_worker_that_starts_slowly_is_not_taken_for_one_that_hangs(
+    config: WriteConfig, manager: Manager, tmp_path: Path
+) -> None:
+    """As with systemd, whose watchdog begins to run when a service is ready (systemd.service(5), WatchdogSec=)."""
+    (tmp_path / "sitecustomize.py").write_text(SLOW_START)
+    watched = {**manager.environment, "WATCHDOG_USEC": "3000000", "PYTHONPATH": str(tmp_path)}
+    async with workers(config(workers=2), **watched) as (egress, _):
+        assert "egress.worker.silent" not in egress.log
+
+
 async def test_sigterm_lets_the_streams_of_all_workers_finish(config: WriteConfig) -> None:
     halves = Halves()
     async with (
