@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from keyd.reasons import Reason
 from tests.cli.test_real_policy import KEY, RealKeyd
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "runbook.md"
@@ -254,3 +255,10 @@ def test_the_comparison_sees_a_difference() -> None:
     assert not matches("a … c", "a b d")
     assert not matches("one", "one\ntwo")
     assert not matches("one\ntwo", "one")
+
+
+def test_every_reason_that_is_a_symptom_is_one_that_programs_get():
+    symptoms = re.findall(r"^\*(.*?402 with.*?)\*$", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+    codes = [code for symptom in symptoms for code in re.findall(r"`(?:reason=)?([a-z]+_[a-z_]+)`", symptom)]
+    assert len(codes) > 5
+    assert set(codes) - set(Reason) == {"payment_held"}  # an alert
