@@ -55,7 +55,7 @@ def _check(tree: Path) -> subprocess.CompletedProcess[str]:
     # COLUMNS: a rule's name that is wrapped could not be found again.
     command = [Path(sys.executable).with_name("lint-imports"), "--no-cache"]
     return subprocess.run(
-        command, cwd=tree, capture_output=True, text=True, timeout=60, check=False, env={"COLUMNS": "500"}
+        command, cwd=tree, capture_output=True, text=True, timeout=240, check=False, env={"COLUMNS": "500"}
     )
 
 

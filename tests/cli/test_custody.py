@@ -187,7 +187,7 @@ def export(keyd, out, typed: bytes) -> tuple[int, bytes]:
                 seen += piece
         except OSError:  # the child's side is closed: that is how a terminal ends
             pass
-        code = child.wait(30)
+        code = child.wait(240)
     os.close(terminal)
     return code, seen
 

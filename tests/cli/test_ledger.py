@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from pathlib import Path
 
@@ -63,7 +64,7 @@ def test_verify_gives_a_sign_of_life_on_a_terminal_while_keyd_reads(keyd, ask, m
         alive.set()
 
     def after_that(_: object) -> api.LedgerVerdict:
-        assert alive.wait(20)
+        assert alive.wait(60)
         return OK
 
     monkeypatch.setattr(Progress, "unknown", unknown)
@@ -72,7 +73,8 @@ def test_verify_gives_a_sign_of_life_on_a_terminal_while_keyd_reads(keyd, ask, m
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     keyd.answers["ledger_verify"] = after_that
     result = ask("ledger", "verify")
-    assert (result.code, "keyd is checking every entry, 0 s so far" in result.err) == (0, True)
+    assert result.code == 0
+    assert re.search(r"keyd is checking every entry, \d+ s so far", result.err)
     assert result.out.startswith("ledger verified: 3 entries")
 
 

@@ -202,7 +202,7 @@ def test_reset_asks_at_a_terminal(keyd, answer, code, asked):
         stdin=theirs,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     os.close(theirs)
     os.close(ours)

@@ -59,7 +59,7 @@ class RealKeyd:
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        self.process.communicate(timeout=60)
+        self.process.communicate(timeout=240)
 
     def restart(self) -> None:
         self.stop()

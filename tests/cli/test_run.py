@@ -138,7 +138,7 @@ def proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*KEYCTL, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([*KEYCTL, *arguments], capture_output=True, text=True, timeout=240, check=False)
 
 
 def bundle(home: Path) -> Path:
@@ -153,7 +153,7 @@ def test_the_program_takes_keyctls_place_with_its_arguments_and_exit_code() -> N
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=240)
     assert output == f"{process.pid} ['--proxy', '-h', '--']\n"
     assert process.returncode == 42
 

@@ -82,7 +82,7 @@ class Scratch(RealKeyd):
                 word for word in words if word not in ("-o", "osmoda-keyd")
             ]  # everything is this user's here
             done = subprocess.run(
-                [self._here(word) for word in words], capture_output=True, text=True, check=False, timeout=60
+                [self._here(word) for word in words], capture_output=True, text=True, check=False, timeout=240
             )
             assert (done.returncode, done.stdout + done.stderr) == (0, step.printed)
 
@@ -206,12 +206,12 @@ def test_the_disk_is_full(keyctl: Callable[..., object]) -> None:
 @contextlib.contextmanager
 def _small_disk(folder: Path) -> Iterator[None]:
     subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2M,mode=0755", "tmpfs", folder], check=True, timeout=60
+        ["mount", "-t", "tmpfs", "-o", "size=2M,mode=0755", "tmpfs", folder], check=True, timeout=240
     )
     try:
         yield
     finally:
-        subprocess.run(["umount", folder], check=True, timeout=60)
+        subprocess.run(["umount", folder], check=True, timeout=240)
 
 
 def test_a_damaged_ledger_is_put_aside_and_a_backup_restored(scratch: Scratch) -> None:

@@ -183,7 +183,7 @@ def test_on_a_terminal_the_password_is_asked_for_and_not_shown(keyd, secret_file
         os.write(terminal, b"correct horse\n")
         while b"imported" not in seen:
             seen += os.read(terminal, 4096)
-        assert child.wait(30) == 0
+        assert child.wait(240) == 0
     os.close(terminal)
     assert b"correct horse" not in seen
     assert imported(keyd)["private_key"] == KEY

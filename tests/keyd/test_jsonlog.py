@@ -20,7 +20,7 @@ def test_a_log_that_nobody_takes_any_more_stops_nothing() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=writer, timeout=60, check=False
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=writer, timeout=240, check=False
     )
     os.close(writer)
     assert done.stdout == b"still here\n"
@@ -91,7 +91,7 @@ def test_a_log_is_one_json_object_a_line() -> None:
     program = (
         "import structlog; from keyd import logs; logs.configure(); structlog.get_logger('x').info('a\\nb')"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=240, check=True)
     [line] = done.stderr.splitlines()
     assert line.startswith(b'{"event": "a\\nb"'.replace(b"\n", b"\\n"))
 
@@ -101,7 +101,9 @@ def test_a_line_is_written_in_one_piece_because_several_processes_may_share_the_
     here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with here, there:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-        subprocess.run([sys.executable, "-c", program], stderr=there, env=environment, timeout=60, check=True)
+        subprocess.run(
+            [sys.executable, "-c", program], stderr=there, env=environment, timeout=240, check=True
+        )
         assert here.recv(65536).endswith(b"}\n")
 
 
@@ -115,7 +117,7 @@ def test_journald_is_told_the_level_of_each_line() -> None:
     reader, writer = os.pipe()
     status = os.fstat(writer)
     environment = {**os.environ, "JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
-    subprocess.run([sys.executable, "-c", LEVELS], stderr=writer, env=environment, timeout=60, check=True)
+    subprocess.run([sys.executable, "-c", LEVELS], stderr=writer, env=environment, timeout=240, check=True)
     os.close(writer)
     with os.fdopen(reader) as journal:
         lines = journal.read().splitlines()
@@ -127,6 +129,6 @@ def test_whoever_reads_it_otherwise_gets_json_alone() -> None:
     """The variable is inherited by programs whose stderr is a file."""
     environment = {**os.environ, "JOURNAL_STREAM": "8:12345"}
     done = subprocess.run(
-        [sys.executable, "-c", LEVELS], capture_output=True, env=environment, timeout=60, check=True
+        [sys.executable, "-c", LEVELS], capture_output=True, env=environment, timeout=240, check=True
     )
     assert [json.loads(line)["event"] for line in done.stderr.splitlines()] == ["a", "b", "c", "d"]

@@ -85,7 +85,7 @@ class RealKeyd:
         self._keyctl("--socket", self.socket, "wallet", "create", "default")
 
     def _keyctl(self, *arguments: str | Path) -> None:
-        subprocess.run([BIN / "keyctl", *arguments], check=True, capture_output=True, timeout=60)
+        subprocess.run([BIN / "keyctl", *arguments], check=True, capture_output=True, timeout=240)
 
     def descriptors(self) -> int:
         return len(os.listdir(f"/proc/{self._program.pid}/fd"))
@@ -148,7 +148,7 @@ def become(user: User, task: Callable[[], Any]) -> Any:
 
 class _Unix(http.client.HTTPConnection):
     def __init__(self, path: Path) -> None:
-        super().__init__("keyd", timeout=60)
+        super().__init__("keyd", timeout=240)
         self._path = str(path)
 
     def connect(self) -> None:

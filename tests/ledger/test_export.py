@@ -205,7 +205,7 @@ def ledger_cli(tmp_path: Path) -> Callable[..., str]:
             str(journal),
             *arguments,
         ]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=240).stdout
 
     return report
 

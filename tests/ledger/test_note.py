@@ -72,7 +72,9 @@ def go() -> Callable[[str, Key], str]:
         pytest.skip("`make counterparts` builds it")
 
     def text(signed: str, key: Key) -> str:
-        done = subprocess.run([READ_NOTE, str(key)], input=signed, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [READ_NOTE, str(key)], input=signed, capture_output=True, text=True, timeout=240
+        )
         if done.returncode != 0:
             raise ValueError(done.stderr)
         return done.stdout

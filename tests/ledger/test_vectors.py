@@ -103,7 +103,7 @@ def test_an_auditor_needs_this_folder_and_python_and_nothing_else(tmp_path: Path
 
     def alone(*arguments: str) -> str:
         command = [sys.executable, "-E", "-s", "-S", "-m", "ledger", *arguments]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         return done.stdout
 

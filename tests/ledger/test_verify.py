@@ -384,7 +384,7 @@ def _verify_without_privileges(path: Path) -> subprocess.CompletedProcess[str]:
     bound = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
     package = Path(__file__).parents[2]
     command = [*bound, sys.executable, "-c", _COMMAND, str(package), "verify", str(path)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
 _COMMAND = (

@@ -25,4 +25,4 @@ def _install() -> None:
         pytest.fail(f"nix-instantiate is missing; install Nix, on Debian with `{command}`", pytrace=False)
     noninteractive = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for step in ("apt-get update -qq", command):
-        subprocess.run(step.split(), env=noninteractive, stdin=subprocess.DEVNULL, timeout=100, check=True)
+        subprocess.run(step.split(), env=noninteractive, stdin=subprocess.DEVNULL, timeout=240, check=True)

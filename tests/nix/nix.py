@@ -74,7 +74,7 @@ class Nix:
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         if done.returncode != 0:  # after an error, part of a value may stand on stdout

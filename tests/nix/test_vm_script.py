@@ -49,7 +49,7 @@ class Machine:
             },
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert ran.returncode == 0, f"{command}\n{ran.stderr}"

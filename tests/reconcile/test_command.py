@@ -26,7 +26,7 @@ async def command(config: Path, *options: str) -> subprocess.CompletedProcess[st
     # A proxy in the environment is for programs that pay, not for the one that watches them.
     environment = {**os.environ, "HTTP_PROXY": "http://127.0.0.1:1", "http_proxy": "http://127.0.0.1:1"}
     return await asyncio.to_thread(
-        subprocess.run, arguments, capture_output=True, text=True, timeout=60, check=False, env=environment
+        subprocess.run, arguments, capture_output=True, text=True, timeout=240, check=False, env=environment
     )
 
 

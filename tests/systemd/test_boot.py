@@ -22,7 +22,7 @@ from tests.systemd.machine import PROGRAMS, PYTHON, SOURCE, package_in_the_makin
 pytestmark = [
     pytest.mark.real,
     pytest.mark.slow,
-    pytest.mark.timeout(900),
+    pytest.mark.timeout(1800),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can boot a machine"),
 ]
 

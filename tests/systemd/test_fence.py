@@ -85,13 +85,13 @@ class Net:
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=120,
         )
 
     def curl(self, uid: int, url: str, *options: str) -> str:
         """What was answered; "" for a refusal, however it came."""
         return self.run(
-            "curl", "-sS", "-m", "10", "--noproxy", "" if options else "*", *options, url, uid=uid
+            "curl", "-sS", "-m", "60", "--noproxy", "" if options else "*", *options, url, uid=uid
         ).stdout
 
     def fence(self, command: str) -> subprocess.CompletedProcess[str]:
@@ -132,7 +132,7 @@ SERVER = textwrap.dedent("""
 ASK_BY_UDP = textwrap.dedent("""
     import socket, sys
     with socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM) as question:
-        question.settimeout(5)
+        question.settimeout(60)
         try:
             question.connect((sys.argv[1], 53))
             question.send(b"?")
@@ -280,7 +280,7 @@ def test_a_connection_from_before_is_cut(net: Net) -> None:
     """Whoever opened it could go on using it for days."""
     talk = textwrap.dedent("""
         import socket, sys
-        with socket.create_connection(("203.0.113.1", 80), timeout=5) as connection:
+        with socket.create_connection(("203.0.113.1", 80), timeout=60) as connection:
             print("connected", flush=True)
             sys.stdin.readline()
             try:
@@ -300,7 +300,7 @@ def test_a_connection_from_before_is_cut(net: Net) -> None:
             assert program.stdout is not None
             assert program.stdout.readline() == "connected\n"
             net.fence(rules)
-            said, _ = program.communicate("\n", timeout=30)
+            said, _ = program.communicate("\n", timeout=60)
         net.fence("down")
         assert (said.strip() == answer) if answer else int(said) > 0
 

@@ -27,7 +27,7 @@ pytestmark = [
 
 def run(*command: str | Path) -> None:
     """Raises CalledProcessError."""
-    subprocess.run([str(word) for word in command], check=True, capture_output=True, timeout=60)
+    subprocess.run([str(word) for word in command], check=True, capture_output=True, timeout=240)
 
 
 class Machine:

@@ -115,7 +115,7 @@ def test_on_a_terminal_it_is_asked_for_and_not_shown() -> None:
         os.write(terminal, PASSPHRASE.encode() + b"\n")
         while str(len(PASSPHRASE)).encode() not in seen:
             seen += os.read(terminal, 4096)
-        assert child.wait(60) == 0
+        assert child.wait(240) == 0
     os.close(terminal)
     assert PASSPHRASE.encode() not in seen
 

@@ -129,7 +129,7 @@ async def test_killed_at_any_step_every_wallet_opens_at_the_next_start(
 
 def die(folder: Path, what: str, last: int) -> None:
     program = [sys.executable, "-m", "tests.keyd.custody.support", str(folder), what, str(last)]
-    done = subprocess.run(program, timeout=60, check=False, capture_output=True)
+    done = subprocess.run(program, timeout=240, check=False, capture_output=True)
     assert done.returncode == -9, done.stderr
 
 

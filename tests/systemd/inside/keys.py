@@ -15,7 +15,7 @@ CONFIG = Path("/etc/osmoda/keyd.toml")
 UNITS = Path("/etc/systemd/system")
 PASSPHRASE = "correct horse battery"
 SERVICES = ("osmoda-keyd.socket", "osmoda-keyd.service")
-LIMIT_S = 30.0
+LIMIT_S = 300.0
 
 
 def life_of_the_keys(document: Path) -> dict[str, Any]:
@@ -24,6 +24,7 @@ def life_of_the_keys(document: Path) -> dict[str, Any]:
     seen["kek_before"] = keyctl("wallet", "kek", "--json")
     seen["rotated"] = keyctl("wallet", "rotate-kek")
     seen["under_way"] = keyctl("wallet", "kek", "--json")
+    run("systemctl", "reset-failed", *SERVICES)  # or, on a fast machine, it has been started too often
     run("systemctl", "restart", "osmoda-keyd")
     seen["kek"] = keyctl("wallet", "kek", "--json")
     seen["after_rotation"] = keyctl("wallet", "list")

@@ -14,7 +14,8 @@ from typing import Any
 PROXY = "http://127.0.0.1:19999"
 SELLER_PORT = 4021
 STATE = Path("/var/lib/osmoda-keyd")
-LIMIT_S = 60.0
+LIMIT_S = 300.0
+"""For one command or one change; only what hangs takes so long, however slow the machine."""
 
 
 def done(*command: str | Path) -> dict[str, Any]:
@@ -31,6 +32,19 @@ def run(*command: str | Path, check: bool = True) -> None:
 def output(*command: str | Path) -> str:
     text: str = done(*command)["out"]
     return text
+
+
+def journal(*options: str) -> str:
+    """What the journal holds of this boot, everything that was said until now included."""
+    run("journalctl", "--sync")
+    return output("journalctl", "-b", *options)
+
+
+def restart(*units: str) -> None:
+    """Anew. On a fast machine this is more often than systemd lets a unit start by itself (StartLimitBurst=)."""
+    for unit in units:
+        run("systemctl", "reset-failed", unit, check=False)
+    run("systemctl", "restart", *units)
 
 
 def show(unit: str, name: str) -> str:

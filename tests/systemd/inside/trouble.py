@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shell import STATE, changed, doctor, done, output, pay, replace, run
+from shell import STATE, changed, doctor, done, journal, pay, replace, restart, run
 
 
 def alerts() -> dict[str, Any]:
@@ -78,9 +78,7 @@ def state_on_a_small_disk() -> Iterator[None]:
 
 
 def start_keyd() -> None:
-    """Anew. More than ten starts in a minute, as here, are otherwise too many for systemd."""
-    run("systemctl", "reset-failed", "osmoda-keyd.socket", "osmoda-keyd.service")
-    run("systemctl", "restart", "osmoda-keyd.socket", "osmoda-keyd.service")
+    restart("osmoda-keyd.socket", "osmoda-keyd.service")
 
 
 def another_key() -> dict[str, Any]:
@@ -90,6 +88,7 @@ def another_key() -> dict[str, Any]:
     seal = "head -c 32 /dev/urandom | systemd-creds encrypt --name=kek - /etc/osmoda/kek.cred"
     run("sh", "-c", seal)
     run("systemctl", "restart", "osmoda-keyd", check=False)
+    run("journalctl", "--sync")  # doctor looks there for its last words
     seen = doctor()
     credential.write_bytes(before)
     credential.chmod(0o600)
@@ -100,9 +99,7 @@ def another_key() -> dict[str, Any]:
 def logs() -> list[dict[str, str]]:
     """What the journal holds of keyd and egress."""
     fields = "--output-fields=MESSAGE,PRIORITY,_SYSTEMD_UNIT"
-    lines = output(
-        "journalctl",
-        "-b",
+    lines = journal(
         "-o",
         "json",
         fields,
