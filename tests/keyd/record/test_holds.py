@@ -63,6 +63,25 @@ async def test_another_token_or_network_is_held(make_rig: Callable[..., Rig]) ->
     assert (await rig.refused(offer(**token), what=2)).reason is Reason.PIN_ASSET
 
 
+async def test_another_token_of_the_same_network_is_held(rig: Rig) -> None:
+    rig.policy(networks=frozenset({"eip155:42220"}))
+    usdc, usdt = [
+        a.address for a in DEFAULT_ASSETS if a.network == "eip155:42220" and a.symbol in ("USDC", "USDT")
+    ]
+    of_celo = {"network": "eip155:42220", "extra": {}}
+    await rig.paid(offer(asset=usdc, **of_celo), what=1)
+    assert (await rig.refused(offer(asset=usdt, **of_celo), what=2)).reason is Reason.PIN_ASSET
+    await rig.paid(offer(asset=usdc, **of_celo), what=3)
+
+
+async def test_a_denied_host_is_not_paid_on_any_port_however_it_is_allowed(rig: Rig) -> None:
+    rig.policy(allowed_domains=(DomainPattern.parse("*"), DomainPattern.parse("api.example.com:8443")))
+    elsewhere = {"scheme": "https", "host": "api.example.com", "port": 8443}
+    await rig.paid(what=1, origin=elsewhere)
+    rig.policy(denied_domains=(DomainPattern.parse("api.example.com"),))
+    assert (await rig.refused(what=2, origin=elsewhere)).reason is Reason.DOMAIN_DENIED
+
+
 async def test_a_price_within_the_band_and_other_paths_are_not_held(rig: Rig) -> None:
     await rig.paid(offer("1000"), what=1)
     await rig.paid(offer("2000"), what=2)
@@ -96,6 +115,14 @@ def test_no_two_offers_share_an_approval_by_chance_or_by_search() -> None:
     ids = {approval_id(question, Offer(0, TOKEN, n, n, OTHER, 60)) for n in range(1, 50)}
     assert len(ids) == 49
     assert all(len(key) * 4 >= 160 for key in ids)
+
+
+async def test_what_a_person_approved_for_one_caller_no_other_gets(rig: Rig) -> None:
+    rig.policy(approve_above=500)
+    await rig.refused(what=1)
+    await approve(rig, pending_id(rig))
+    assert (await rig.refused(what=2, caller={"uid": 1001})).reason is Reason.APPROVAL_REQUIRED
+    await rig.paid(what=3)
 
 
 async def test_one_host_cannot_fill_the_list_of_questions(rig: Rig) -> None:
