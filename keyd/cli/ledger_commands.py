@@ -96,9 +96,16 @@ def checkpoint(run: Invocation) -> None:
 
 
 @ledger.command()
-@click.option("--format", "form", type=click.Choice(list(FORMATS)), required=True, help="What to write.")
-@click.option("--since", metavar="DAY", help="First UTC day, YYYY-MM-DD.")
-@click.option("--until", metavar="DAY", help="Last UTC day, YYYY-MM-DD.")
+@click.option(
+    "--format",
+    "form",
+    metavar="FORMAT",
+    type=click.Choice(list(FORMATS)),
+    required=True,
+    help=f"What to write: {', '.join(list(FORMATS)[:-1])} or {list(FORMATS)[-1]}.",
+)
+@click.option("--since", metavar="DAY", help="First UTC day, `2026-11-21`.")
+@click.option("--until", metavar="DAY", help="Last UTC day, `2026-11-21`; it is included.")
 @click.option(
     "--file",
     metavar="FILE",
