@@ -207,7 +207,7 @@ STOPPED = [
     ("keyd/ledger.sqlite3", overwrite(b""), "it is empty, which a ledger never is"),
     ("keyd/ledger.sqlite3", Path.unlink, "is missing, but there are wallets"),
     ("kek", overwrite(b"too short"), "holds no key"),
-    ("kek", Path.unlink, "no such file"),
+    ("kek", Path.unlink, "is missing, but there are wallets that it seals"),
     ("kek", make_public, "can be read by others"),
 ]
 """What is done to which file, and what keyd says when it refuses to start."""

@@ -279,25 +279,26 @@ async def test_what_policy_would_refuse_is_priced_and_explained(world: World) ->
 
 
 @pytest.mark.parametrize(
-    ("answer", "verdict"),
+    ("answer", "status", "verdict"),
     [
-        (lambda _: web.Response(text="free"), "none"),
-        (lambda _: web.Response(status=404), "none"),
-        (lambda _: web.Response(status=302, headers={"Location": "http://127.0.0.1:1/"}), "none"),
-        (lambda _: web.Response(status=402, text="please pay"), "unreadable"),
-        (lambda _: web.Response(status=402, headers={"PAYMENT-REQUIRED": "A" * 60_000}), "unreadable"),
+        (lambda _: web.Response(text="free"), 200, "none"),
+        (lambda _: web.Response(status=404), 404, "none"),
+        (lambda _: web.Response(status=302, headers={"Location": "http://127.0.0.1:1/"}), 302, "none"),
+        (lambda _: web.Response(status=402, text="please pay"), 402, "unreadable"),
+        (lambda _: web.Response(status=402, headers={"PAYMENT-REQUIRED": "A" * 60_000}), 402, "unreadable"),
     ],
     ids=["free", "not found", "redirect", "no terms", "nonsense"],
 )
 async def test_what_asks_for_nothing_that_can_be_read_costs_nothing(
-    world: World, answer: Any, verdict: str
+    world: World, answer: Any, status: int, verdict: str
 ) -> None:
     seller = world.seller()
     seller.answers["/other"] = answer
     found, told = await quote(world, seller, seller.url + "/other")
     assert (found["verdict"], found["price"]) == (verdict, None)
-    assert len(seller.requests) == 1  # a redirect is not followed
-    assert ("127.0.0.1:1/" in found["redirects_to"]) == ("redirects" in told) == (found["http_status"] == 302)
+    assert found["http_status"] == status  # a redirect is not followed
+    assert len(seller.requests) == 1
+    assert ("127.0.0.1:1/" in found["redirects_to"], "redirects" in told) == (status == 302,) * 2
 
 
 @pytest.mark.parametrize(
