@@ -58,7 +58,7 @@ def main() -> None:
         type=Path,
         default=Path("/etc/osmoda/keyd.toml"),
         metavar="FILE",
-        help="configuration file (default: %(default)s); `keyctl check-config` checks it",
+        help="configuration file (default: %(default)s); `osmoda-keyctl check-config` checks it",
     )
     parser.add_argument("--version", action="version", version=version("osmoda-x402"))
     parser.add_argument(
