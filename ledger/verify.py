@@ -202,7 +202,10 @@ class _Run:
             if entry is not None:
                 try:
                     projection.fold(entry, tables)
-                except EntryRefused as error:
+                except (
+                    EntryRefused,
+                    sqlite3.IntegrityError,
+                ) as error:  # the last: it gives itself another's seq
                     self.problem(f"entry {row.seq}: contradicts the entries before it: {error}")
 
     def check_head(self, db: sqlite3.Connection) -> None:

@@ -125,6 +125,10 @@ def test_an_empty_ledger_verifies(path: Path, clock: Any) -> None:
             "INSERT INTO entries SELECT 0, entry, hash FROM entries WHERE seq = 9",
             ["entry 0: does not belong here, the first entry is 1"],
         ),
+        (  # payment 1 was signed by entry 2: its story would name that twice
+            "UPDATE entries SET entry = replace(entry, '\"seq\":6', '\"seq\":2') WHERE seq = 6",
+            ["entry 6: holds entry 2: entries were moved"],
+        ),
         # the head
         ("UPDATE meta SET head_hash = zeroblob(32)", ["head: is not the hash of entry 9"]),
         ("UPDATE meta SET head_seq = 8", ["head: names entry 8, but there are entries up to 9"]),
