@@ -100,6 +100,23 @@ async def test_a_delivered_answer_completes_the_intent_and_the_next_is_a_new_pur
     assert rig.view().spent_today == "0.002"
 
 
+async def test_the_second_purchase_of_the_same_is_repeated_with_its_own_bytes(rig: Rig) -> None:
+    await rig.report(await rig.paid(), http_status=200, settlement=SETTLED)
+    second = await rig.paid()
+    third = await rig.paid()
+    assert (third.signature, third.payment.repeat) == (second.signature, True)
+    assert rig.view().spent_today == "0.002"
+
+
+async def test_an_open_payment_is_not_signed_by_another_wallet(rig: Rig) -> None:
+    first = await rig.paid()
+    await rig.service.custody.create(EGRESS, "other", 0)
+    await rig.service.custody.choose_default(EGRESS, "other")
+    assert (await rig.refused()).reason is Reason.INTENT_OPEN_TERMS_CHANGED
+    await rig.service.custody.choose_default(EGRESS, "default")
+    assert (await rig.paid()).signature == first.signature
+
+
 async def test_a_repeat_with_other_terms_is_refused_while_the_first_is_open(rig: Rig) -> None:
     await rig.paid(offer("1000"))
     for changed in (offer("999"), offer("1001"), offer("1000", payTo="0x" + "11" * 20)):
@@ -248,7 +265,25 @@ async def test_a_clock_set_back_unspends_nothing(rig: Rig, back_s: int) -> None:
     rig.policy(daily_budget=1000)
     await rig.paid()
     rig.clock.advance(-back_s)
+    assert rig.view().spent_today == "0.001"
     assert (await rig.refused(what=1)).reason is Reason.BUDGET_DAILY
+
+
+@pytest.mark.parametrize(
+    ("budget", "reason"),
+    [
+        ("daily_budget_per_domain", Reason.BUDGET_DOMAIN),
+        ("daily_budget_per_caller", Reason.BUDGET_CALLER),
+        ("daily_budget_per_caller_and_domain", Reason.BUDGET_CALLER_DOMAIN),
+    ],
+)
+async def test_a_clock_set_back_a_day_makes_no_room_in_any_other_budget(
+    rig: Rig, budget: str, reason: Reason
+) -> None:
+    rig.policy(**{budget: 1000})
+    await rig.paid()
+    rig.clock.advance(-86_400)
+    assert (await rig.refused(what=1)).reason is reason
 
 
 async def test_a_clock_that_ran_ahead_once_does_not_use_up_every_day_after(rig: Rig) -> None:

@@ -129,3 +129,10 @@ def test_a_window_that_is_not_positive_is_refused(window_s: int) -> None:
         eip3009.authorize(
             payer=VECTOR.from_, pay_to=VECTOR.to, value=1, window_s=window_s, nonce=bytes(32), now_s=10**9
         )
+
+
+def test_a_clock_at_its_beginning_makes_no_negative_time() -> None:
+    early = eip3009.authorize(
+        payer="0x" + "11" * 20, pay_to="0x" + "22" * 20, value=1, window_s=60, nonce=bytes(32), now_s=5
+    )
+    assert (early.valid_after, early.valid_before) == (0, 65)

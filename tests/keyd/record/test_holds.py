@@ -117,6 +117,17 @@ def test_no_two_offers_share_an_approval_by_chance_or_by_search() -> None:
     assert all(len(key) * 4 >= 160 for key in ids)
 
 
+async def test_what_waited_too_long_is_not_approved_any_more(rig: Rig) -> None:
+    rig.policy(approve_above=500)
+    await rig.refused(what=1)
+    waiting = pending_id(rig)
+    rig.clock.advance(proposals.PENDING_S + 1)
+    late = await rig.admin.decide(EGRESS, waiting, approve=True)
+    assert isinstance(late, Deny)
+    assert late.reason is Reason.PROPOSAL_UNKNOWN
+    assert (await rig.refused(what=2)).reason is Reason.APPROVAL_REQUIRED
+
+
 async def test_what_a_person_approved_for_one_caller_no_other_gets(rig: Rig) -> None:
     rig.policy(approve_above=500)
     await rig.refused(what=1)
