@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import ssl
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Self
 
@@ -50,9 +52,31 @@ class Client:
     def get(self) -> float:
         """One small request; its seconds."""
         began = time.perf_counter()
-        self._socket.sendall(self._small)
+        self.ask()
         self._body()
         return time.perf_counter() - began
+
+    def length_of_answer(self) -> int:
+        """Bytes of the answer to a small request, head and all."""
+        self.ask()
+        head, begun = self._head()
+        left = _length(head) - len(begun)
+        while left:
+            left -= self.receive(left)
+        return len(head) + len(b"\r\n\r\n") + _length(head)
+
+    @property
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def ask(self) -> None:
+        self._socket.sendall(self._small)
+
+    def receive(self, at_most: int = 65536) -> int:
+        """How many bytes came. Raises EOFError."""
+        if not (received := self._socket.recv(at_most)):
+            raise EOFError("the answer broke off")
+        return len(received)
 
     def download(self, size: int) -> None:
         self._socket.sendall(self._route.request("GET", f"/{size}"))
@@ -68,10 +92,7 @@ class Client:
         head, rest = self._head()
         left = _length(head) - len(rest)
         while left:
-            received = self._socket.recv(min(left, len(_PIECE)))
-            if not received:
-                raise EOFError("the answer broke off")
-            left -= len(received)
+            left -= self.receive(min(left, len(_PIECE)))
 
     def _head(self) -> tuple[bytes, bytes]:
         received = b""
@@ -98,6 +119,32 @@ def latencies_s(route: Route, clients: int, requests: int) -> list[float]:
             client.get()  # the connections behind it exist now
             return [client.get() for _ in range(requests)]
     return asyncio.run(_together(route, clients, requests // clients))
+
+
+def answered_per_s(route: Route, clients: int, seconds: float) -> float:
+    """Small requests over plain http, each client's next one as soon as it has its answer.
+
+    On a bare epoll, for proxies that are to have the processor to themselves. All answers are of one length.
+    """
+    asking, size = {}, 0
+    with select.epoll() as poll, ExitStack() as open_ones:
+        for _ in range(clients):
+            client = open_ones.enter_context(Client(route))
+            size = client.length_of_answer()
+            asking[client.fileno] = client
+            poll.register(client.fileno, select.EPOLLIN)
+        left = dict.fromkeys(asking, size)
+        answered, began = 0, time.perf_counter()
+        for client in asking.values():
+            client.ask()
+        while (taken := time.perf_counter() - began) < seconds:
+            for descriptor, _ in poll.poll():
+                left[descriptor] -= asking[descriptor].receive()
+                if not left[descriptor]:
+                    answered += 1
+                    left[descriptor] = size
+                    asking[descriptor].ask()
+        return answered / taken
 
 
 async def _together(route: Route, clients: int, requests: int) -> list[float]:

@@ -22,7 +22,7 @@ from bench.harness import Stage
 from demo.programs import BIN, Program
 from demo.stack import Egress
 
-ORIGIN = Path(__file__).parent / "peers/origin.py"
+PEERS = Path(__file__).parent / "peers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +60,20 @@ class Running:
 def origin(stage: Stage, authority: Authority | None = None) -> int:
     """A running origin's port."""
     scheme = "https" if authority else "http"
-    command: list[str | Path] = [BIN / "python", ORIGIN]
+    command: list[str | Path] = [BIN / "python", PEERS / "origin.py"]
     if authority:
         command += ["--certificate", authority.certificate]
     program = Program("origin", command, stage.folder / f"{scheme}.log")
+    port: int = program.start()["port"]
+    stage.cleanup.callback(program.stop)
+    return port
+
+
+def quick_origin(stage: Stage) -> int:
+    """The port of one that takes next to nothing of the processor."""
+    program = Program(
+        "quick_origin", [BIN / "python", PEERS / "quick_origin.py"], stage.folder / "quick_origin.log"
+    )
     port: int = program.start()["port"]
     stage.cleanup.callback(program.stop)
     return port

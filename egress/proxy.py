@@ -18,6 +18,7 @@ from mitmproxy.master import Master
 from mitmproxy.options import Options
 from mitmproxy.proxy.mode_servers import ProxyConnectionHandler
 
+from egress import memory
 from egress.callers.identity import Identity
 from egress.config import EgressSettings
 from egress.connections import ConnectionLimit
@@ -199,6 +200,7 @@ class Egress:
         http1.install()
         http2.install()
         headers.install()
+        memory.lighten_tls()
         master = Master(Options())
         master.addons.add(  # type: ignore[no-untyped-call]
             core.Core(),
@@ -273,10 +275,19 @@ def _on_signals(sigterm: Callable[[], None], sigint: Callable[[], None]) -> None
 async def _run(egress: Egress, scraped: Path | socket.socket | None) -> None:
     logging.getLogger("mitmproxy").setLevel(logging.WARNING)
     asyncio.get_running_loop().set_default_executor(LookupThreads())
-    if scraped is None:
-        await egress.run()
-        return
-    from egress.scrape import answering  # a web server, which few need
+    settling = asyncio.create_task(_settle(egress), name="settle")
+    try:
+        if scraped is None:
+            await egress.run()
+            return
+        from egress.scrape import answering  # a web server, which few need
 
-    async with answering(scraped, egress.metrics.exposition):
-        await egress.run()
+        async with answering(scraped, egress.metrics.exposition):
+            await egress.run()
+    finally:
+        settling.cancel()
+
+
+async def _settle(egress: Egress) -> None:
+    await egress.ready.wait()
+    memory.settle()

@@ -1,8 +1,9 @@
 """One application's connection and those to servers that belong to it: how it reads, writes and calls addons.
 
-Five things are done otherwise than in mitmproxy 12.2.3:
+Six things are done otherwise than in mitmproxy 12.2.3:
 
 - What was read waits only for the side that it goes to, so that one direction cannot hold up the other.
+- What passes through a tunnel passes by all of this (`egress.stack.tunnel`).
 - What one event makes it write to a connection leaves in one piece: a system call is a quarter of what a small
   answer costs.
 - An addon's hook is called directly (`egress.stack.hooks`). Nor are the types of a message's members checked: that is for
@@ -27,6 +28,7 @@ from mitmproxy.utils import asyncio_utils
 from egress.stack.flow_control import ReadingHook, TakenHook
 from egress.stack.hooks import HookedLayer, Hooks
 from egress.stack.last_words import LastWordsReader
+from egress.stack.tunnel import End, TunnelHook
 
 LINGER_S: Final = 60.0
 """How long the rest of what was sent may take after a connection was closed: a few hundred KB at most."""
@@ -75,6 +77,8 @@ class Handler(mode_servers.ProxyConnectionHandler):
         super().__init__(*arguments)  # type: ignore[no-untyped-call]
         self._halts: dict[Connection, asyncio.Event] = {}
         """Connections that are not to be read until the event is set."""
+        self._ends: dict[Connection, End] = {}
+        """Those of a tunnel, once it is open."""
         self._hooks = Hooks(self.master)
 
     # -- reading --------------------------------------------------------------------------------------------
@@ -103,6 +107,8 @@ class Handler(mode_servers.ProxyConnectionHandler):
                         io.handler.cancel(f"Error sending data: {error}")
         if source is not None and (halt := self._halts.get(source)):
             await halt.wait()
+        if source is not None and (end := self._ends.get(source)):
+            await end.carry()
 
     # -- writing --------------------------------------------------------------------------------------------
 
@@ -149,6 +155,9 @@ class Handler(mode_servers.ProxyConnectionHandler):
                 self._until_taken(hook), name="taken", keep_ref=True, client=self.client.peername
             )
             return False
+        if isinstance(hook, TunnelHook):
+            self._join(hook.client, hook.server)
+            return True
         if (rest := self._hooks.call(hook)) is None:
             return True
         self._uncork()  # an addon that waits may look at what is still unsent
@@ -177,6 +186,15 @@ class Handler(mode_servers.ProxyConnectionHandler):
                 await io.writer.drain()
         await hook.window.wait()
         await self.server_event(events.HookCompleted(hook))
+
+    def _join(self, client: Connection, server: Connection) -> None:
+        if client not in self.transports:
+            return  # it hung up while the server was being connected to
+        ends = [
+            End(self.transports[each], self.timeout_watchdog.register_activity) for each in (client, server)
+        ]
+        End.join(*ends)
+        self._ends = dict(zip((client, server), ends, strict=True))
 
     def _halt(self, hook: ReadingHook) -> None:
         if not hook.go_on:

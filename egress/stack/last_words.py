@@ -20,11 +20,11 @@ class LastWordsReader:
     """A StreamReader's `read` that gives what there is before it raises."""
 
     def __init__(self, reader: asyncio.StreamReader) -> None:
-        self._reader = reader
+        self.stream = reader
 
     async def read(self, size: int) -> bytes:
         try:
-            return await self._reader.read(size)
+            return await self.stream.read(size)
         except OSError:
             if rest := self._rest():
                 return rest
@@ -37,7 +37,7 @@ class LastWordsReader:
             raise
 
     def _rest(self) -> bytes:
-        buffer: bytearray = self._reader._buffer  # type: ignore[attr-defined]
+        buffer: bytearray = self.stream._buffer  # type: ignore[attr-defined]
         rest = bytes(buffer)
         buffer.clear()
         return rest
@@ -47,7 +47,7 @@ class LastWordsReader:
 
         To be called before the event loop goes on: then the socket is closed, and what it holds is gone.
         """
-        if not transport.is_closing() or self._reader.at_eof():
+        if not transport.is_closing() or self.stream.at_eof():
             return
         sock = transport.get_extra_info("socket")
         fetched = 0
@@ -59,4 +59,4 @@ class LastWordsReader:
             if not data:
                 return
             fetched += len(data)
-            self._reader.feed_data(data)
+            self.stream.feed_data(data)

@@ -16,9 +16,11 @@ from mitmproxy.net.tls import starts_like_tls_record
 from mitmproxy.proxy import events, layer
 from mitmproxy.proxy.context import Context
 from mitmproxy.proxy.layers.http import HttpLayer
+from mitmproxy.proxy.layers.tcp import TCPLayer
 
 from egress.reach.destinations import origin_of
 from egress.stack.mcpstream import McpStream
+from egress.stack.tunnel import TunnelLayer
 from keyd.api import Origin
 
 
@@ -44,6 +46,8 @@ class PayNextLayer(next_layer.NextLayer):
     def next_layer(self, nextlayer: layer.NextLayer) -> None:
         super().next_layer(nextlayer)
         chosen: layer.Layer | None = nextlayer.layer
+        if isinstance(chosen, TCPLayer) and chosen.flow is None:
+            chosen.__class__ = TunnelLayer
         while chosen is not None:
             if type(chosen) is HttpLayer:
                 chosen.__class__ = PayHttpLayer

@@ -20,6 +20,7 @@ import mitmproxy.http
 import pytest
 from mitmproxy import addonmanager, certs, master
 from mitmproxy.addons import next_layer, proxyserver, tlsconfig
+from mitmproxy.net import tls as net_tls
 from mitmproxy.proxy import layer, mode_servers, server
 from mitmproxy.proxy.layers import http, tcp
 from mitmproxy.proxy.layers.http import _http1, _http2, _http_h2
@@ -81,7 +82,11 @@ RELIED_ON: dict[str, tuple[Callable[..., Any] | type, str]] = {
         h11._receivebuffer.ReceiveBuffer,
         "108c4355eb3b",
     ),
-    "egress/paying/addon.py (tcp_message, messages)": (tcp.TCPLayer, "5e842b94cd44"),
+    "egress/memory.py (makes every context)": (net_tls._create_ssl_context, "d322b556bd36"),
+    "egress/stack/tunnel.py (start, relay_messages), egress/paying/addon.py (tcp_message, messages)": (
+        tcp.TCPLayer,
+        "5e842b94cd44",
+    ),
 }
 
 
