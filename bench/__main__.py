@@ -95,7 +95,11 @@ def compare(measured: Report) -> list[str]:
     if before is None:
         print(f"{measured.module}: nothing recorded to compare with", flush=True)
         return []
-    return [f"{measured.module}: {sentence}" for sentence in report.regressions(before, measured)]
+    found = [f"{measured.module}: {sentence}" for sentence in report.regressions(before, measured)]
+    judged = "all figures" if report.is_same_machine(before, measured) else "ratios alone: another machine"
+    verdict = f"{len(found)} got worse" if found else "nothing got worse"
+    print(f"{measured.module}: {verdict} since {before.date} ({judged})", flush=True)
+    return found
 
 
 if __name__ == "__main__":

@@ -87,8 +87,12 @@ def _row(result: Result) -> str:
     if result.peer_figures is not None:
         worst += f" / {number(result.peer_figures.worst)}"
     verdict = {None: "", True: "✓", False: "✗"}[result.met]
-    cells = (f"{result.name}, {result.unit}", f"{result.ours}: {spread(result.figures)}", peer, ratio, worst)
+    cells = (_title(result), f"{result.ours}: {spread(result.figures)}", peer, ratio, worst)
     return f"| {' | '.join(cells)} | {_targets(result)} | {verdict} |"
+
+
+def _title(result: Result) -> str:
+    return f"{result.name}, {result.unit}" if result.unit else result.name
 
 
 def _targets(result: Result) -> str:
@@ -96,7 +100,7 @@ def _targets(result: Result) -> str:
     if result.ratio_target is not None:
         targets.append(f"ratio {result.ratio_target}")
     if result.target is not None:
-        targets.append(f"{result.target} {result.unit}")
+        targets.append(f"{result.target} {result.unit}".rstrip())
     return ", ".join(targets)
 
 
@@ -123,21 +127,21 @@ def regressions(before: Report, after: Report) -> list[str]:
     """What got worse, in sentences. Ratios are compared where there is a peer: they outlive a change of machine."""
     known = {(result.name, result.peer): result for result in before.results}
     worse = []
+    same_machine = is_same_machine(before, after)
     for result in after.results:
         earlier = known.pop((result.name, result.peer), None)
         if earlier is None:
             continue
         if result.figures.count == 1 and result.met:
             continue  # taken once in a run, so there is no spread to tell noise by: its target is the measure
-        same_machine = _hardware(before) == _hardware(after)
         if earlier.ratio is not None and result.ratio is not None:
             pair, what = (earlier.ratio, result.ratio), f"{result.name}, ratio to {result.peer}"
         elif same_machine:
-            pair, what = (earlier.figures, result.figures), f"{result.name}, {result.unit}"
+            pair, what = (earlier.figures, result.figures), _title(result)
         else:
             continue
         if is_worse(*pair, more_is_better=result.more_is_better):
-            worse.append(f"{what}: {spread(pair[0])} → {spread(pair[1])}")
+            worse.append(f"{what}: {spread(pair[0])} → {spread(pair[1])}{_by(*pair)}")
     worse += [f"{name}: no longer measured" for name, _ in known]
     return worse
 
@@ -147,6 +151,14 @@ def is_worse(before: Summary, after: Summary, *, more_is_better: bool) -> bool:
     if more_is_better:
         return after.median < before.median * (1 - TOLERANCE) and after.high < before.low
     return after.median > before.median * (1 + TOLERANCE) and after.low > before.high
+
+
+def _by(before: Summary, after: Summary) -> str:
+    return f", {number(after.median / before.median)} times" if before.median else ""
+
+
+def is_same_machine(before: Report, after: Report) -> bool:
+    return _hardware(before) == _hardware(after)
 
 
 def _hardware(report: Report) -> str:

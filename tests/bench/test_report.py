@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import bench.__main__ as bench_main
 from bench import report
 from bench.__main__ import DOCUMENT, MODULES
 from bench.harness import Result, Summary, at_least, at_most
@@ -85,7 +86,7 @@ def test_the_same_figures_are_no_regression() -> None:
 def test_a_worse_ratio_is_named_with_both_figures() -> None:
     worse = replace(PAIR, ratio=around(0.7))
     assert report.regressions(REPORT, changed(results=(ALONE, worse, RATE))) == [
-        "one payment, ratio to SDK: 0.5 (0.49–0.51) → 0.7 (0.686–0.714)"
+        "one payment, ratio to SDK: 0.5 (0.49–0.51) → 0.7 (0.686–0.714), 1.4 times"
     ]
 
 
@@ -121,6 +122,36 @@ def test_a_figure_that_is_taken_once_is_worse_only_if_it_misses_its_target(grown
         return changed(results=(replace(ALONE, unit="MB", figures=figures, target=at_most(8)),))
 
     assert len(report.regressions(once(0.3), once(grown))) == worse
+
+
+def test_a_figure_that_was_zero_is_told_without_a_factor() -> None:
+    def errors(count: float) -> Report:
+        figures = Summary(count, count, count, count, 1)
+        return changed(results=(replace(ALONE, name="errors", unit="", figures=figures, target=at_most(0)),))
+
+    assert report.regressions(errors(0), errors(2)) == ["errors: 0 (0–0) → 2 (2–2)"]
+
+
+@pytest.mark.parametrize(
+    ("after", "said", "count"),
+    [
+        (PAIR, "nothing got worse since 2026-11-21 (all figures)", 0),
+        (replace(PAIR, ratio=around(0.7)), "1 got worse since 2026-11-21 (all figures)", 1),
+    ],
+    ids=["nothing", "something"],
+)
+def test_a_comparison_always_says_how_it_ended(
+    after: Result,
+    said: str,
+    count: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report.save(REPORT, tmp_path)
+    monkeypatch.setattr(bench_main, "RESULTS", tmp_path)
+    assert len(bench_main.compare(changed(results=(ALONE, after, RATE)))) == count
+    assert capsys.readouterr().out == f"keyd: {said}\n"
 
 
 def test_what_is_no_longer_measured_is_said() -> None:
