@@ -15,8 +15,8 @@ from mitmproxy.net import tls as net_tls
 from OpenSSL import SSL
 
 _GENERATIONS: Final = (2000, 5, 2)
-"""Young objects are looked at as often as ever, all others after some ten closed connections. Without what was there at the
-start, these are few: it takes a millisecond or two."""
+"""Young objects are looked at as often as ever, all others after some dozen closed connections. Without what was there at
+the start, these are few: it takes a millisecond or two."""
 
 _create_ssl_context = net_tls._create_ssl_context
 

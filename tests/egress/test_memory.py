@@ -6,6 +6,7 @@ import inspect
 import subprocess
 import sys
 
+import pytest
 from mitmproxy.addons.tlsconfig import TlsConfig
 from mitmproxy.net import tls as net_tls
 from mitmproxy.tls import TlsData
@@ -60,3 +61,23 @@ def test_what_is_there_at_the_start_is_not_looked_through_again() -> None:
     assert frozen > 0.9 * before
     assert looked_at < 0.01 * before
     assert collected >= 1  # what comes later still goes
+
+
+@pytest.mark.parametrize(("settled", "left"), [(True, 0), (False, 500)])
+def test_what_has_lived_long_goes_soon_after_its_end(settled: bool, left: int) -> None:
+    """As a keep-alive connection does, which is a cycle, and older than the requests that came on it."""
+    code = f"""if True:
+        import gc, egress.proxy
+        from egress import memory
+        if {settled}:
+            memory.settle()
+        class Connection:
+            def __init__(self): self.me = self
+        connections = [Connection() for _ in range(500)]
+        gc.collect()  # they are old now
+        del connections
+        others = [[] for _ in range(100_000)]
+        print(sum(type(thing) is Connection for thing in gc.get_objects()))
+        """
+    said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    assert int(said) == left
