@@ -245,6 +245,27 @@ async def test_a_head_that_cannot_be_written_is_no_head(
         assert signing.newest is None
 
 
+async def test_a_head_that_the_disk_did_not_take_leaves_nothing_of_it_behind(
+    ledger: Callable[..., Ledger], file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the next one would stand behind words that are no head, and none after it could be read."""
+    with closing(ledger("a")) as record:
+        signing = Heads(record, KEY, file)
+        first = await signing.sign()
+        record.transact(lambda tx: tx.append("b", "test", {})).result(60)
+
+        def full(_: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(heads.os, "fsync", full)
+        with pytest.raises(LedgerUnavailable, match="No space left"):
+            await signing.sign()
+        monkeypatch.undo()
+        assert notes(file) == [first]
+        second = await signing.sign()
+        assert notes(file) == [first, second]
+
+
 # --- the key
 
 
