@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ import click
 from egress import logs
 from egress.config import EgressSettings
 from egress.listener import listeners, metrics_listener
+from egress.loads import Load, Loads, SharedListener
 from egress.workers import Workers
 from keyd import jsonlog
 from keyd.configfile import ConfigError, load
@@ -33,10 +33,18 @@ from keyd.service_manager import Notifier
 )
 @click.option("--check", is_flag=True, help="Check the configuration file, then exit.")
 @click.option("--worker-of", "parent", type=int, hidden=True)
+@click.option("--worker-number", "number", type=int, default=0, hidden=True)
+@click.option("--worker-loads", "loads", type=int, default=-1, hidden=True)
 @click.option("--worker-metrics", "scraped", type=click.Path(path_type=Path), hidden=True)
 @click.option("--worker-socket", "descriptors", type=int, multiple=True, hidden=True)
 def main(
-    config_file: Path, check: bool, parent: int | None, scraped: Path | None, descriptors: Sequence[int]
+    config_file: Path,
+    check: bool,
+    parent: int | None,
+    number: int,
+    loads: int,
+    scraped: Path | None,
+    descriptors: Sequence[int],
 ) -> None:
     """Proxy that pays 402 answers (x402) with payments that keyd allows."""
     try:
@@ -45,7 +53,7 @@ def main(
             return
         logs.configure()
         if parent is not None:
-            code = _be_worker(settings, descriptors, parent, scraped)
+            code = _be_worker(settings, descriptors, parent, Load(Loads(loads), number), scraped)
         elif settings.workers > 1:
             code = asyncio.run(_supervise(settings, config_file))
         else:
@@ -72,12 +80,12 @@ def _be_alone(settings: EgressSettings) -> int:
 
 
 def _be_worker(
-    settings: EgressSettings, descriptors: Sequence[int], parent: int, scraped: Path | None
+    settings: EgressSettings, descriptors: Sequence[int], parent: int, load: Load, scraped: Path | None
 ) -> int:
     from egress.proxy import serve_as_worker
 
-    sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
-    asyncio.run(serve_as_worker(settings, sockets, parent, scraped))
+    sockets = [SharedListener(descriptor, load) for descriptor in descriptors]
+    asyncio.run(serve_as_worker(settings, sockets, load, parent, scraped))
     return 0
 
 

@@ -23,6 +23,7 @@ from egress.callers.identity import Identity
 from egress.config import EgressSettings
 from egress.connections import ConnectionLimit
 from egress.listener import metrics_listener
+from egress.loads import Load
 from egress.metrics import Metrics, MetricsAddon
 from egress.parent import end_with
 from egress.paying.addon import X402Addon
@@ -70,9 +71,17 @@ class Egress:
     """One proxy on one event loop. `await Egress(settings, sockets).run()` until `stop` or `drain`."""
 
     def __init__(
-        self, settings: EgressSettings, sockets: Sequence[socket.socket], notifier: Notifier | None = None
+        self,
+        settings: EgressSettings,
+        sockets: Sequence[socket.socket],
+        notifier: Notifier | None = None,
+        *,
+        on_connections: Callable[[int], None] = lambda _: None,
     ) -> None:
-        """`sockets` are bound and become its own. Raises ConfigError."""
+        """`sockets` are bound and become its own. `on_connections` is told how many there are, whenever that changes.
+
+        Raises ConfigError.
+        """
         self.settings = settings
         self._sockets = sockets
         self._status = Status(notifier or Notifier({}))
@@ -99,7 +108,7 @@ class Egress:
             max_request_body=settings.max_request_body,
         )
         self._layers = PayNextLayer(self._may_intercept)
-        self._proxyserver = Proxyserver(sockets)
+        self._proxyserver = Proxyserver(sockets, on_connections)
         self._master = self._make_master()
         self._draining: asyncio.Task[None] | None = None
         self._tell_figures(room)
@@ -256,11 +265,11 @@ async def serve(settings: EgressSettings, sockets: Sequence[socket.socket]) -> N
 
 
 async def serve_as_worker(
-    settings: EgressSettings, sockets: Sequence[socket.socket], parent: int, scraped: Path | None
+    settings: EgressSettings, sockets: Sequence[socket.socket], load: Load, parent: int, scraped: Path | None
 ) -> None:
     """Run beside others on the same sockets (egress.workers): SIGTERM drains, however often it is sent; SIGINT stops
     at once. The end of process `parent`, which started this one, is a SIGTERM too."""
-    egress = Egress(settings, sockets, Notifier(os.environ))
+    egress = Egress(settings, sockets, Notifier(os.environ), on_connections=load.tell)
     _on_signals(egress.drain_once, egress.stop)
     end_with(parent)
     await _run(egress, scraped if settings.metrics_listen else None)

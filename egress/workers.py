@@ -2,7 +2,8 @@
 
 To its workers this process is what systemd is to a daemon: it passes the sockets, is told of readiness (sd_notify(3)),
 and ends a worker that has been silent for longer than the watchdog's limit. All accept from the same sockets, so a
-connection that waits is taken by whoever is free, and none is lost with a worker that ends. The budget is keyd's.
+connection that waits is taken by whoever is free and has fewest (egress.loads), and none is lost with a worker that ends.
+The budget is keyd's.
 
 It never imports the proxy: it has to live while a worker may not.
 """
@@ -24,6 +25,7 @@ from typing import Final
 
 import structlog
 
+from egress.loads import Loads
 from keyd.service_manager import Notifier
 
 SILENCE_LIMIT_S: Final = 30.0
@@ -59,6 +61,8 @@ class Workers:
         self._count = count
         self._sockets = list(sockets)
         self._notifier = notifier
+        self._loads_descriptor = Loads.make(count)
+        self._loads = Loads(self._loads_descriptor)
         self._limit_s = notifier.watchdog_s or SILENCE_LIMIT_S
         self._live: dict[int, _Worker] = {}
         """By process id."""
@@ -129,8 +133,9 @@ class Workers:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "egress"),  # -P: not from this folder
             *("--config", str(self._config_file)),
-            *(f"--worker-of={os.getpid()}", f"--worker-metrics={scraped}", *sockets),
-            pass_fds=descriptors,
+            *(f"--worker-of={os.getpid()}", f"--worker-number={number}", f"--worker-metrics={scraped}"),
+            *(f"--worker-loads={self._loads_descriptor}", *sockets),
+            pass_fds=[*descriptors, self._loads_descriptor],
             env=self._environment(folder),
             start_new_session=True,  # Ctrl-C is for this process, which tells them
         )
@@ -162,6 +167,7 @@ class Workers:
                 _send(worker.process, signal.SIGKILL)
                 await worker.process.wait()
         del self._live[worker.process.pid]
+        self._loads.leave(worker.number)
         self._count_ready()
 
     def _patience_s(self, worker: _Worker) -> float:

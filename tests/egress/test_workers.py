@@ -119,6 +119,29 @@ async def test_two_workers_pay_through_one_address_with_one_authority(
     assert len(list((tmp_path / "state/ca").glob("*-ca.pem"))) == 1
 
 
+PATIENT = """
+import egress.loads
+egress.loads.PATIENCE_S = 60.0  # a busy machine may let a worker wait for longer than the 5 ms of every day
+"""
+
+
+async def test_connections_that_come_one_by_one_and_stay_are_shared_out(
+    config: WriteConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(PATIENT)
+    async with (
+        serving(FREE) as upstream,
+        workers(config(workers=2), PYTHONPATH=str(tmp_path)) as (egress, pids),
+        AsyncExitStack() as stack,
+    ):
+        taken = []
+        for _ in range(16):
+            app = await stack.enter_async_context(App(egress.address, upstream))
+            assert (await app.get()).status == 200
+            taken.append(worker_of(app, pids))
+        assert [taken.count(pid) for pid in pids] == [8, 8]
+
+
 async def test_a_killed_worker_loses_its_own_streams_only_and_is_replaced(config: WriteConfig) -> None:
     halves = Halves()
     async with (

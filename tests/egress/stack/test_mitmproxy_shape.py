@@ -54,7 +54,7 @@ RELIED_ON: dict[str, tuple[Callable[..., Any] | type, str]] = {
         server.ConnectionHandler,
         "f7209a1273f3",
     ),
-    "egress/stack/server.py (setup_servers), egress/proxy.py (connections)": (
+    "egress/stack/server.py (setup_servers, register_connection), egress/proxy.py (connections)": (
         proxyserver.Proxyserver,
         "274ee0764207",
     ),
