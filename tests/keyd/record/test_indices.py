@@ -40,6 +40,8 @@ class Trace:
             return db
 
         monkeypatch.setattr(store, "open_reader", open_reader)
+        for db in rig.ledger._idle_readers:  # opened before, and used again
+            db.set_trace_callback(self.statements.append)
         rig.ledger.transact(lambda tx: tx.db.set_trace_callback(self.statements.append)).result()
 
     def whole(self) -> set[str]:
