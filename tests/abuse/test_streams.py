@@ -117,6 +117,8 @@ def endless(seller: Seller, chunk: bytes) -> Callable[[Connection], Any]:
                 )
                 while True:
                     await connection.send(chunk)
+                    # Over TLS, drain need not wait on a connection that is lost, and this would never hear of it.
+                    await asyncio.sleep(0)
             await seller.reply(connection, request)
 
     return script

@@ -28,8 +28,6 @@ class Connection:
 
     async def send(self, data: bytes) -> None:
         self.writer.write(data)
-        # Over TLS, drain need not wait for anything on a connection that is lost: who sends without end would never hear.
-        await asyncio.sleep(0)
         await self.writer.drain()
 
     def reset(self) -> None:
