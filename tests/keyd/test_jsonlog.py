@@ -8,6 +8,9 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, TextIO
 
 
 def test_a_log_that_nobody_takes_any_more_stops_nothing() -> None:
@@ -32,13 +35,9 @@ def small_pipe() -> tuple[int, int]:
     return reader, writer
 
 
-def test_a_log_that_nobody_reads_for_a_while_stops_nothing_and_loses_nothing() -> None:
-    program = (
-        "import structlog, sys; from keyd import logs; logs.configure()\n"
-        "for n in range(500): structlog.get_logger('x').info('line', n=n)\n"
-        "print('still here', flush=True); sys.stdin.read()\n"
-        "structlog.get_logger('x').info('line', n=500)"
-    )
+@contextmanager
+def logging_to_nobody(program: str) -> Iterator[tuple[IO[bytes], TextIO]]:
+    """The standard input and the log of `program`, which has said that it is still here; nothing of the log was read."""
     reader, writer = small_pipe()
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=writer
@@ -47,9 +46,20 @@ def test_a_log_that_nobody_reads_for_a_while_stops_nothing_and_loses_nothing() -
         assert process.stdout is not None
         assert process.stdin is not None
         assert process.stdout.readline() == b"still here\n"
-        process.stdin.close()
         with os.fdopen(reader) as log:
-            assert [json.loads(line)["n"] for line in log] == list(range(501))
+            yield process.stdin, log
+
+
+def test_a_log_that_nobody_reads_for_a_while_stops_nothing_and_loses_nothing() -> None:
+    program = (
+        "import structlog, sys; from keyd import logs; logs.configure()\n"
+        "for n in range(500): structlog.get_logger('x').info('line', n=n)\n"
+        "print('still here', flush=True); sys.stdin.read()\n"
+        "structlog.get_logger('x').info('line', n=500)"
+    )
+    with logging_to_nobody(program) as (stdin, log):
+        stdin.close()
+        assert [json.loads(line)["n"] for line in log] == list(range(501))
 
 
 def test_a_log_that_nobody_reads_at_all_is_cut_and_says_by_how_much() -> None:
@@ -58,17 +68,9 @@ def test_a_log_that_nobody_reads_at_all_is_cut_and_says_by_how_much() -> None:
         "for n in range(500): structlog.get_logger('x').info('line', n=n)\n"
         "print('still here', flush=True); sys.stdin.read()"
     )
-    reader, writer = small_pipe()
-    with subprocess.Popen(
-        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=writer
-    ) as process:
-        os.close(writer)
-        assert process.stdout is not None
-        assert process.stdin is not None
-        assert process.stdout.readline() == b"still here\n"
-        with os.fdopen(reader) as log:
-            process.stdin.close()
-            *lines, last = map(json.loads, log)
+    with logging_to_nobody(program) as (stdin, log):
+        stdin.close()
+        *lines, last = map(json.loads, log)
     numbers = [line["n"] for line in lines]
     assert numbers == sorted(set(numbers))
     assert 30 < len(numbers) < 300
